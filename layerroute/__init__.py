@@ -1,0 +1,3 @@
+"""LayerRoute: decides per agent step which transformer blocks run, and reports what that saved."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,121 @@
+"""What goes into the engine and what comes out: requests, constraints, deltas, results."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from layerroute.errors import RequestError
+from layerroute.report import Scope, StepReport
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. Temperature 0 is greedy.
+
+    Attributes:
+        temperature: 0 for greedy, else the divisor of the logits.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of likeliest tokens whose probability reaches top_p.
+        seed: seed of this request's own generator; None draws one from the operating system.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0.0:
+            raise RequestError(f"temperature must be 0 or more, not {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise RequestError(f"top_p must lie in (0, 1], not {self.top_p}")
+        if self.top_k < 0:
+            raise RequestError(f"top_k must be 0 (off) or more, not {self.top_k}")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool offered to the model: its name and the JSON text of its parameters' JSON schema."""
+
+    name: str
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConstraint:
+    """What the answer may be.
+
+    Attributes:
+        tools: tools that may be called. Empty: no call is possible.
+        tool_choice: "auto" (text or calls), "required" (at least one call), "none" (no call).
+        parallel: whether one answer may hold several calls.
+        response_schema: JSON text of a JSON schema the text answer must satisfy, or None for free text.
+            With tools and "auto" the answer is calls or a document of the schema.
+    """
+
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: Literal["auto", "required", "none"] = "auto"
+    parallel: bool = True
+    response_schema: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tool_choice == "required" and not self.tools:
+            raise RequestError("tool_choice demands a call but no tool was offered: bind at least one tool")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One step to run.
+
+    Attributes:
+        prompt_ids: token ids of the rendered prompt, generation prompt included.
+        max_tokens: most tokens to generate, or None for what the window leaves.
+        stop: strings that end the answer; they are cut off it.
+        router: router spec ("gates", "full", "static:...", "random:...", "length:..."), or None for the
+            engine's default: the bundle's gates if there is one, else "full".
+        program: text form of a program that overrides the router, or None.
+        scope: tokens that the program governs.
+        constraint: what the answer may be, or None for free text without tool calls being constrained.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    router: str | None = None
+    program: str | None = None
+    scope: Scope = "generation"
+    constraint: OutputConstraint | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise RequestError("the prompt is empty: send at least one message")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise RequestError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        if any(not text for text in self.stop):
+            raise RequestError("a stop string must not be empty")
+        if self.scope not in ("generation", "sequence"):
+            raise RequestError(f"unknown scope {self.scope!r}: use 'generation' or 'sequence'")
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer as it appears: text that will not change any more, and the tokens behind it.
+
+    The markers `<tool_call>` and `</tool_call>` always come as deltas of their own (one token each), so a
+    reader can tell a real call from text that merely spells the marker.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """The whole answer. `token_ids` includes the end token; `text` does not include it or a stop string."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    report: StepReport

@@ -1,0 +1,53 @@
+"""Exceptions of the project: every message says what is wrong and what to do about it."""
+
+
+class LayerRouteError(Exception):
+    """Base class of every error this project raises on purpose."""
+
+
+class ProgramError(LayerRouteError):
+    """A layer program that cannot be read, or that names blocks the backbone does not have."""
+
+
+class BackboneError(LayerRouteError):
+    """A backbone that cannot be found, read or run."""
+
+
+class BackboneNotFoundError(BackboneError):
+    """No checkpoint under the given name or path."""
+
+
+class UnsupportedArchitectureError(BackboneError):
+    """A checkpoint that is not of the Qwen2 family, or uses a feature this runtime does not implement."""
+
+
+class WeightsError(BackboneError):
+    """Weight files that are missing, truncated, or do not match the configuration."""
+
+
+class DeviceError(BackboneError):
+    """A device that was asked for and is not there."""
+
+
+class BundleError(LayerRouteError):
+    """A bundle that is missing, incomplete, tampered with, or made for another backbone."""
+
+
+class RouterError(LayerRouteError):
+    """An unknown router, or one that cannot serve the request."""
+
+
+class RequestError(LayerRouteError):
+    """A request that cannot be honoured: empty prompt, contradictory or unknown options."""
+
+
+class ContextWindowError(RequestError):
+    """A prompt (plus the answer asked for) that does not fit the context window."""
+
+
+class ToolSchemaError(RequestError):
+    """A tool or response schema that no grammar can be built from."""
+
+
+class LedgerError(LayerRouteError):
+    """A run ledger that cannot be read."""
