@@ -1,0 +1,1 @@
+"""Training: corpora, steps, objectives, evaluation, and the recipe of the embedded backbone."""

@@ -1,0 +1,1 @@
+"""The embedded backbone's recipe: tokenizer, conversations, prepared token files, training."""
