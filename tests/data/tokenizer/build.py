@@ -14,13 +14,13 @@ SIZE = 2048
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPECIAL = """endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end vision_start
-vision_end vision_pad image_pad video_pad""".split()
-PLAIN = """<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|>
-<|file_sep|>""".split()
+SPECIAL = ["endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"]
+SPECIAL += ["quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"]
+PLAIN = ["<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"]
+PLAIN += ["<|repo_name|>", "<|file_sep|>"]
 OWN_TEXT = [
     '\n{"name": "get_weather", "arguments": {"city": "Oslo", "day": "today"}}\n',
-    '{"type": "function", "function": {"name": "calculator", "description": "Evaluate.", "parameters": {"type": "object"}}}',
+    '{"type": "function", "function": {"name": "calculator", "description": "Evaluate.", "parameters": {}}}',
     '{"result": 84} {"temperature": 6.5, "order_id": "A-1042", "status": "shipped", "customer": "Mara Lindt"}',
     "The weather in Zürich is 6 °C — naïve café, 你好世界, こんにちは, नमस्ते दुनिया, 🚀🔥😀",
     "You are the front desk assistant. Today is 2026-11-22. Use the tools; answer briefly.",
