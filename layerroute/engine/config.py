@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-EMBEDDED = "embedded"
-"""Name of the model that ships with the package."""
+from layerroute.backbone.config import EMBEDDED
 
 
 @dataclass(frozen=True, slots=True)
