@@ -31,6 +31,8 @@ def make_tool(function: Callable[..., Reply], description: str) -> BaseTool:
             return to_json(function(*args, **kwargs))
         except DeskError as error:
             return to_json({"error": str(error)})
+        except UnicodeEncodeError:
+            return to_json({"error": "the text holds characters that are not valid Unicode"})
         except sqlite3.Error as error:
             return to_json({"error": f"the database failed: {error}"})
 
@@ -43,8 +45,8 @@ def _bad_arguments(error: Any) -> str:
 
 
 def to_json(reply: Reply) -> str:
-    """Write a reply on one line, non-ASCII letters kept."""
-    return json.dumps(reply, ensure_ascii=False)
+    """Write a reply on one line, non-ASCII letters kept; what is not valid Unicode becomes "?"."""
+    return json.dumps(reply, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
 
 
 def tidy(value: float, places: int) -> int | float:
