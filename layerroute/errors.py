@@ -45,6 +45,10 @@ class ContextWindowError(RequestError):
     """A prompt (plus the answer asked for) that does not fit the context window."""
 
 
+class GenerationCancelledError(LayerRouteError):
+    """The result of a generation that its own consumer cancelled before the first token."""
+
+
 class ToolSchemaError(RequestError):
     """A tool or response schema that no grammar can be built from."""
 

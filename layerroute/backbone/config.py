@@ -1,4 +1,4 @@
-"""BackboneConfig: the shape of a Qwen2-family checkpoint, read from its config.json, and where checkpoints are found."""
+"""BackboneConfig: the shape of a Qwen2-family checkpoint, from its config.json; and where checkpoints are found."""
 
 import json
 import os

@@ -96,7 +96,15 @@ class Backbone:
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits [T, V] of hidden states [T, D]."""
         w = self.weights
-        return F.linear(F.rms_norm(hidden_TD, (self.config.hidden_size,), w.final_norm_D, self.config.rms_eps), w.lm_head_VD)
+        return F.linear(
+            F.rms_norm(hidden_TD, (self.config.hidden_size,), w.final_norm_D, self.config.rms_eps), w.lm_head_VD
+        )
+
+    def rope_tables(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        """Cosine and signed sine [P, H] of at least `num_positions` positions, for `rotate`."""
+        if num_positions > len(self._rope_PH[0]):
+            self._grow_rope(num_positions)
+        return self._rope_PH
 
     def _attend(self, queries_TQH: Tensor, keys_KPH: Tensor, values_KPH: Tensor, mask_TP: Tensor | None) -> Tensor:
         """Grouped-query attention [T, Q * H]. No mask: a single token, which sees every position."""
@@ -126,9 +134,7 @@ class Backbone:
     def _rotation(self, start: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Cosine and signed sine [T, 1, H] of positions `start..start+T-1`."""
         end = start + num_tokens
-        if end > len(self._rope_PH[0]):
-            self._grow_rope(end)
-        cos_PH, sin_PH = self._rope_PH
+        cos_PH, sin_PH = self.rope_tables(end)
         return cos_PH[start:end].unsqueeze(1), sin_PH[start:end].unsqueeze(1)
 
     def _grow_rope(self, num_positions: int) -> None:

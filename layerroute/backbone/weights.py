@@ -124,8 +124,12 @@ class _Assembler:
         weights = BackboneWeights(
             embed_VD=embed_VD,
             attn_norm_LD=self._stacked({"input_layernorm.weight": (D,)}),
-            qkv_LED=self._stacked({f"self_attn.{p}_proj.weight": (r, D) for p, r in zip("qkv", (H, K, K), strict=True)}),
-            qkv_bias_LE=self._stacked({f"self_attn.{p}_proj.bias": (r,) for p, r in zip("qkv", (H, K, K), strict=True)}),
+            qkv_LED=self._stacked(
+                {f"self_attn.{p}_proj.weight": (r, D) for p, r in zip("qkv", (H, K, K), strict=True)}
+            ),
+            qkv_bias_LE=self._stacked(
+                {f"self_attn.{p}_proj.bias": (r,) for p, r in zip("qkv", (H, K, K), strict=True)}
+            ),
             o_LDH=self._stacked({"self_attn.o_proj.weight": (D, H)}),
             mlp_norm_LD=self._stacked({"post_attention_layernorm.weight": (D,)}),
             gate_up_LFD=self._stacked({"mlp.gate_proj.weight": (I, D), "mlp.up_proj.weight": (I, D)}),

@@ -1,0 +1,1 @@
+"""Requests in, tokens out: queue, prefix cache, prefill, decode, grammar, sampling."""

@@ -1,0 +1,174 @@
+"""Engine: requests in, tokens out. One thread runs them in order, so any number of threads and tasks may share it.
+
+    submit(request) -> Generation            (any thread)
+        queue -> Runner.run: prefix cache, prefill, router, decode   (the engine's thread)
+            -> Generation.push / finish / fail -> the consumer
+
+Weights load when the first request runs, or at `load()`.
+"""
+
+import threading
+import time
+from functools import cached_property
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Protocol
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from layerroute.backbone.config import BackboneConfig, read_config, resolve_checkpoint
+from layerroute.engine.config import EngineConfig
+from layerroute.engine.generation import Generation
+from layerroute.engine.loading import default_bundle, end_ids_of, load_backbone, resolve_device, resolve_dtype
+from layerroute.engine.request import GenerationRequest
+from layerroute.engine.runner import Runner, Vocabulary
+from layerroute.errors import BackboneError, ContextWindowError, GenerationCancelledError, RequestError
+
+
+class TextEngine(Protocol):
+    """What a chat model needs of an engine."""
+
+    @property
+    def config(self) -> EngineConfig:
+        """What it was made from."""
+        ...
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model, for reports and metadata."""
+        ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer with its chat template; loads no weights."""
+        ...
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens of prompt and answer together; loads no weights."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queue a request."""
+        ...
+
+
+class Engine:
+    """The engine over a real backbone."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self._queue: SimpleQueue[tuple[GenerationRequest, Generation, float]] = SimpleQueue()
+        self._lock = threading.RLock()
+        self._runner: Runner | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The name the model was asked for by."""
+        return self.config.model
+
+    @cached_property
+    def folder(self) -> Path:
+        """The checkpoint's folder."""
+        return resolve_checkpoint(self.config.model)
+
+    @cached_property
+    def backbone_config(self) -> BackboneConfig:
+        """Shape of the backbone, from config.json."""
+        return read_config(self.folder)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer."""
+        try:
+            return AutoTokenizer.from_pretrained(self.folder)
+        except (OSError, ValueError) as error:
+            raise BackboneError(
+                f"{self.folder} holds no tokenizer that transformers can read ({error}): "
+                "copy tokenizer.json and tokenizer_config.json of the model beside its weights"
+            ) from error
+
+    @cached_property
+    def context_window(self) -> int:
+        """Most tokens of prompt and answer together."""
+        longest = self.backbone_config.max_positions
+        asked = self.config.context_window
+        if asked is not None and not 1 < asked <= longest:
+            raise RequestError(f"context_window must lie between 2 and {longest} for this model, not {asked}")
+        return asked or longest
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queue a request.
+
+        Raises:
+            ContextWindowError: the prompt leaves no room for an answer.
+            BackboneError: the model cannot be found or read.
+        """
+        if len(request.prompt_ids) >= self.context_window:
+            raise ContextWindowError(
+                f"the prompt has {len(request.prompt_ids)} tokens and the window of {self.model_name} holds "
+                f"{self.context_window}, answer included: shorten the conversation or use a model with a larger window"
+            )
+        generation = Generation(request)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="layerroute-engine", daemon=True)
+                self._thread.start()
+        self._queue.put((request, generation, time.perf_counter()))
+        return generation
+
+    def load(self) -> Runner:
+        """Load the weights now, unless they are loaded.
+
+        Raises:
+            LayerRouteError: the model, its bundle or the device cannot be used; the message names the remedy.
+        """
+        with self._lock:
+            if self._runner is None:
+                self._runner = self._build_runner()
+            return self._runner
+
+    def _build_runner(self) -> Runner:
+        device = resolve_device(self.config.device)
+        bundle = default_bundle(self.config, self.folder)
+        backbone, stepper = load_backbone(
+            self.folder, self.backbone_config, device, resolve_dtype(self.config.dtype, device), bundle
+        )
+        ids = self.tokenizer.get_vocab()
+        vocabulary = Vocabulary(
+            end_ids_of(self.folder, self.tokenizer), ids.get("<tool_call>"), ids.get("</tool_call>")
+        )
+        return Runner(
+            self.model_name,
+            backbone,
+            stepper,
+            self.tokenizer,
+            vocabulary,
+            bundle,
+            self.context_window,
+            self.config.prefix_slots,
+        )
+
+    def _work(self) -> None:
+        while True:
+            request, generation, queued = self._queue.get()
+            if generation.cancelled:
+                generation.fail(GenerationCancelledError("cancelled in the queue"))
+                continue
+            try:
+                runner = self.load()
+                queue_ms = 1000.0 * (time.perf_counter() - queued)
+                generation.finish(runner.run(request, generation, queue_ms))
+            except BaseException as error:  # whatever happened, the consumer must hear of it, and the thread live on
+                generation.fail(error)
+
+
+_engines: dict[EngineConfig, Engine] = {}
+_engines_lock = threading.Lock()
+
+
+def shared_engine(config: EngineConfig) -> Engine:
+    """The engine of a configuration: equal configurations get the same one."""
+    with _engines_lock:
+        return _engines.setdefault(config, Engine(config))

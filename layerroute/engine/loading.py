@@ -1,0 +1,90 @@
+"""Turn an EngineConfig into things: device, dtype, bundle, backbone, end tokens."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from layerroute.backbone.config import BackboneConfig
+from layerroute.backbone.model import Backbone
+from layerroute.backbone.stepper import Stepper, select_stepper
+from layerroute.backbone.weights import load_weights
+from layerroute.bundle import Bundle, check_fits, fingerprint, load_bundle
+from layerroute.engine.config import EngineConfig
+from layerroute.errors import DeviceError, RequestError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        DeviceError: not there, or not a device name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device {name!r}: use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {name!r} is not supported: use 'auto', 'cpu', 'cuda' or 'cuda:0'")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"device {name!r} was asked for, but this torch ({torch.__version__}) sees no CUDA GPU: "
+            "use device='cpu' or 'auto', or install a CUDA build of torch and its driver"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"there is no {name!r}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is bfloat16 on CUDA and float32 on the CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise RequestError(f"unknown dtype {name!r}: use 'auto' or one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def default_bundle(config: EngineConfig, folder: Path) -> Bundle | None:
+    """The bundle asked for, or the one that ships with the checkpoint, checked against the backbone.
+
+    Raises:
+        BundleError: missing, damaged, or made for another backbone.
+    """
+    if config.adapter == "none":
+        return None
+    path = Path(config.adapter).expanduser() if config.adapter else folder / "bundle"
+    if config.adapter is None and not path.is_dir():
+        return None
+    bundle = load_bundle(path)
+    check_fits(bundle, fingerprint(folder))
+    return bundle
+
+
+def load_backbone(
+    folder: Path, config: BackboneConfig, device: torch.device, dtype: torch.dtype, bundle: Bundle | None
+) -> tuple[Backbone, Stepper]:
+    """Load weights, with the bundle's LoRA merged in float32, and choose the backend."""
+    deltas = {name: bundle.lora_delta(name) for name in bundle.lora} if bundle else {}
+    backbone = Backbone(config, load_weights(folder, config, device, dtype, deltas))
+    return backbone, select_stepper(backbone)
+
+
+def end_ids_of(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end an answer: those of generation_config.json, and the chat template's end of turn."""
+    ids: set[int] = set()
+    path = folder / "generation_config.json"
+    if path.is_file():
+        listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        ids.update([listed] if isinstance(listed, int) else listed or [])
+    vocabulary = tokenizer.get_vocab()
+    ids.update(vocabulary[token] for token in _TURN_ENDS if token in vocabulary)
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    return frozenset(ids)

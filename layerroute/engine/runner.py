@@ -1,0 +1,177 @@
+"""Runner: one request from prompt ids to answer and report. Runs on the engine's thread, one request at a time."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from layerroute.backbone.model import Backbone
+from layerroute.backbone.stepper import Stepper
+from layerroute.bundle import Bundle
+from layerroute.engine.accounting import Meter, Stopwatch, count_visits
+from layerroute.engine.decode import Answer, Decoder
+from layerroute.engine.detokenizer import Detokenizer
+from layerroute.engine.generation import Generation
+from layerroute.engine.grammar import GrammarFactory
+from layerroute.engine.prefill import Prefill, Prefilled
+from layerroute.engine.prefix_cache import PrefixCache
+from layerroute.engine.request import FinishReason, GenerationRequest, GenerationResult
+from layerroute.engine.sampling import Sampler
+from layerroute.errors import GenerationCancelledError
+from layerroute.flops import BackboneShape
+from layerroute.report import StepKind, StepReport
+from layerroute.routers.base import Router
+from layerroute.routers.registry import make_router
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Tokens with a meaning of their own.
+
+    Attributes:
+        end_ids: tokens that end an answer.
+        call_id, call_end_id: `<tool_call>` and `</tool_call>`, or None if the tokenizer has no such tokens.
+    """
+
+    end_ids: frozenset[int]
+    call_id: int | None
+    call_end_id: int | None
+
+    @property
+    def marker_ids(self) -> frozenset[int]:
+        """The call markers that exist."""
+        return frozenset(token for token in (self.call_id, self.call_end_id) if token is not None)
+
+
+class Runner:
+    """Runs requests over one backbone.
+
+    Attributes:
+        model_name: shown in reports.
+        bundle: trained routers, or None.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        backbone: Backbone,
+        stepper: Stepper,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: Vocabulary,
+        bundle: Bundle | None,
+        context_window: int,
+        prefix_slots: int,
+    ) -> None:
+        self.model_name = model_name
+        self.bundle = bundle
+        self.backbone = backbone
+        self.stepper = stepper
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._context_window = context_window
+        self._prefixes = PrefixCache(prefix_slots, lambda slots: backbone.new_cache(slots, context_window))
+        self._prefill = Prefill(backbone, self._prefixes)
+        self._grammars = GrammarFactory(tokenizer, backbone.config.vocab_size)
+        c = backbone.config
+        self.shape = BackboneShape(
+            vocab_size=c.vocab_size,
+            hidden_size=c.hidden_size,
+            intermediate_size=c.intermediate_size,
+            num_blocks=c.num_blocks,
+            num_heads=c.num_heads,
+            num_kv_heads=c.num_kv_heads,
+            head_dim=c.head_dim,
+            bytes_per_weight=backbone.dtype.itemsize,
+        )
+
+    @torch.inference_mode()
+    def run(self, request: GenerationRequest, generation: Generation, queue_ms: float) -> GenerationResult:
+        """Run one request to its end; deltas go to `generation` as they are settled.
+
+        Raises:
+            LayerRouteError: a router, program or schema that cannot be honoured.
+            GenerationCancelledError: given up before the first token.
+        """
+        watch = Stopwatch()
+        watch.add("queue", queue_ms)
+        router = self._router(request)
+        grammar = self._grammars.build(request.constraint) if request.constraint else None
+        prefill_meter, decode_meter = Meter(self.shape), Meter(self.shape)
+        decoder = Decoder(
+            self.stepper,
+            Sampler(request.sampling, self.backbone.device),
+            grammar,
+            Detokenizer(self._tokenizer, request.stop, self._vocabulary.marker_ids, self._vocabulary.end_ids),
+            self._vocabulary.end_ids,
+            self._max_tokens(request),
+            generation.push,
+            lambda: generation.cancelled,
+        )
+
+        def interrupt() -> None:
+            if generation.cancelled:
+                raise GenerationCancelledError("cancelled during the prefill")
+
+        before = list(self.backbone.executed_L)
+        with watch.time("prefill"):
+            prompt = self._prefill.run(request.prompt_ids, router, request.scope, prefill_meter, watch, interrupt)
+        between = list(self.backbone.executed_L)
+        with watch.time("decode"):
+            answer = decoder.run(prompt, len(request.prompt_ids), decode_meter, watch)
+        self._keep(prompt, answer, request)
+        report = StepReport(
+            model=self.model_name,
+            device=str(self.backbone.device),
+            dtype=str(self.backbone.dtype).removeprefix("torch."),
+            backend=self.stepper.name,
+            router=prompt.decision.router,
+            reason=prompt.decision.reason,
+            scope=request.scope,
+            kind=self._observed_kind(answer),
+            predicted_kind=prompt.decision.predicted_kind,
+            tool_call_probability=prompt.decision.tool_call_probability,
+            num_blocks=self.shape.num_blocks,
+            program=str(prompt.decision.program),
+            nominal_program=str(prompt.decision.program),
+            visits_per_block=prompt.decision.program.visits_per_block,
+            run_probabilities=prompt.decision.run_probabilities,
+            prefill=count_visits(before, between, prefill_meter.tokens),
+            decode=count_visits(between, self.backbone.executed_L, decode_meter.tokens),
+            prompt_tokens=len(request.prompt_ids),
+            cached_tokens=prompt.cached_tokens,
+            generated_tokens=len(answer.ids),
+            fast_forwarded_tokens=answer.fast_forwarded,
+            decode_steps=decode_meter.passes,
+            flops_full=prefill_meter.flops_full + decode_meter.flops_full,
+            flops_realised=prefill_meter.flops_realised + decode_meter.flops_realised,
+            bytes_full=decode_meter.bytes_full,
+            bytes_realised=decode_meter.bytes_realised,
+            milliseconds=watch.timings(),
+            finish_reason=self._finish_reason(answer),
+        )
+        return GenerationResult(tuple(answer.ids), "".join(answer.text), report.finish_reason, report)
+
+    def _router(self, request: GenerationRequest) -> Router:
+        spec = request.router or ("gates" if self.bundle else "full")
+        if request.program is not None:
+            spec = f"static:{request.program}"
+        return make_router(spec, self.shape.num_blocks, self.bundle)
+
+    def _max_tokens(self, request: GenerationRequest) -> int:
+        room = self._context_window - len(request.prompt_ids)
+        return room if request.max_tokens is None else min(request.max_tokens, room)
+
+    def _keep(self, prompt: Prefilled, answer: Answer, request: GenerationRequest) -> None:
+        """Generated KV is kept for the next turn where it is what the next turn's prefill would compute."""
+        shared = bool(prompt.conversation.ids)  # KV that gates made while running is shared with nobody
+        if shared and (request.scope == "sequence" or prompt.decision.program.is_identity):
+            prompt.conversation.ids.extend(answer.ids[: answer.fed])
+
+    def _observed_kind(self, answer: Answer) -> StepKind:
+        called = self._vocabulary.call_id is not None and self._vocabulary.call_id in answer.ids
+        return StepKind.TOOL_CALL if called else StepKind.PLANNING
+
+    def _finish_reason(self, answer: Answer) -> FinishReason:
+        if answer.finish == "stop" and self._observed_kind(answer) is StepKind.TOOL_CALL:
+            return "tool_calls"
+        return answer.finish or "stop"
