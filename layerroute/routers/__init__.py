@@ -1,0 +1,1 @@
+"""Routers: evidence of a prompt in, one routing decision out."""

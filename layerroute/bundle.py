@@ -1,0 +1,328 @@
+"""Bundles: the trained part of a routed model in one folder, verified when loaded, replaced as a whole when saved.
+
+A bundle folder holds `routing.json`, `routers.safetensors` and, if there is a LoRA, PEFT's `adapter_config.json` and
+`adapter_model.safetensors`. Nothing in it can run code.
+
+Shape suffixes: L blocks, D hidden size.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from layerroute import __version__
+from layerroute.backbone.config import read_config
+from layerroute.errors import BundleError, WeightsError
+from layerroute.flops import BackboneShape
+from layerroute.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraModule, parse_adapter, serialise_adapter
+from layerroute.report import Scope
+
+FORMAT = 1
+ROUTING = "routing.json"
+ROUTERS = "routers.safetensors"
+_FILE_SETS = ({ROUTERS}, {ROUTERS, ADAPTER_CONFIG, ADAPTER_WEIGHTS})
+_AGAIN = "fetch or train the bundle again"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneIdentity(_Frozen):
+    """The backbone a bundle was trained for: its name, and its `fingerprint`."""
+
+    name: str
+    fingerprint: str
+
+
+class RoutingMetadata(_Frozen):
+    """What `routing.json` says.
+
+    Attributes:
+        evidence: what the gates read of the prompt's states: the last token's, or the mean over prompt tokens.
+        normalise: whether a state is divided by its root mean square first.
+        always_run: blocks that run whatever their gate says.
+        scope: tokens that the program governed in training.
+        files: sha256 of every other file of the bundle.
+        training, evaluation: free notes of the recipe.
+    """
+
+    format: Literal[1] = 1
+    num_blocks: int
+    hidden_size: int
+    evidence: Literal["last", "mean"]
+    normalise: bool
+    always_run: tuple[int, ...]
+    scope: Scope
+    backbone: BackboneIdentity
+    files: dict[str, str]
+    package_version: str
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A loaded bundle.
+
+    Attributes:
+        gates_weight_LD, gates_bias_L: one linear gate per block, float32.
+        kind_weight_D, kind_bias: linear head for the kind of step, float32; the bias has shape [1].
+        lora: LoRA by module name, such as "model.layers.0.self_attn.q_proj"; empty if the bundle has none.
+    """
+
+    path: Path
+    metadata: RoutingMetadata
+    gates_weight_LD: Tensor
+    gates_bias_L: Tensor
+    kind_weight_D: Tensor
+    kind_bias: Tensor
+    lora: Mapping[str, LoraModule] = field(default_factory=dict)
+
+    def lora_deltas(self) -> dict[str, Tensor]:
+        """Float32 weight changes by module name, to be added to the backbone's weights."""
+        return {name: module.delta() for name, module in self.lora.items()}
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Load a bundle and verify every byte of it.
+
+    Raises:
+        BundleError: missing, incomplete, damaged, tampered with, or of an unknown format.
+    """
+    path = Path(folder).expanduser().resolve()
+    if not path.exists() and _backup(path).exists():
+        path = _backup(path)  # a save was killed between its two renames
+    metadata = _read_metadata(path)
+    contents = {name: _read_verified(path / name, digest) for name, digest in metadata.files.items()}
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if name not in contents and (path / name).exists():
+            raise BundleError(f"{path / name} is not listed in {ROUTING}: remove it, or {_AGAIN}")
+    return _parse(path, metadata, contents)
+
+
+def save_bundle(
+    folder: str | Path,
+    *,
+    gates_weight_LD: Tensor,
+    gates_bias_L: Tensor,
+    kind_weight_D: Tensor,
+    kind_bias: Tensor,
+    evidence: Literal["last", "mean"],
+    normalise: bool,
+    always_run: tuple[int, ...],
+    scope: Scope,
+    backbone: BackboneIdentity,
+    lora: Mapping[str, LoraModule] | None = None,
+    training: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle. Arguments are as in `Bundle` and `RoutingMetadata`.
+
+    The folder appears, or is replaced, as a whole: a process killed at any point leaves the old bundle loadable.
+
+    Raises:
+        BundleError: the folder exists and `overwrite` is false or it is no bundle; tensors that make no valid bundle.
+    """
+    path = Path(folder).expanduser().resolve()
+    _refuse_overwriting(path if path.exists() else _backup(path), overwrite)
+    if gates_weight_LD.ndim != 2:
+        raise BundleError(f"gates need a weight of shape [blocks, hidden size], not {tuple(gates_weight_LD.shape)}")
+    num_blocks, hidden_size = gates_weight_LD.shape
+    tensors = {
+        "gates.weight": gates_weight_LD,
+        "gates.bias": gates_bias_L,
+        "kind.weight": kind_weight_D,
+        "kind.bias": kind_bias,
+    }
+    files = {ROUTERS: save({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()})}
+    if lora:
+        files |= serialise_adapter(lora, num_blocks, backbone.name)
+    metadata = RoutingMetadata(
+        num_blocks=num_blocks,
+        hidden_size=hidden_size,
+        evidence=evidence,
+        normalise=normalise,
+        always_run=tuple(sorted(always_run)),
+        scope=scope,
+        backbone=backbone,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        package_version=__version__,
+        training=dict(training or {}),
+        evaluation=dict(evaluation or {}),
+    )
+    bundle = _parse(path, metadata, files)
+    _replace_folder(path, files | {ROUTING: (metadata.model_dump_json(indent=2) + "\n").encode()})
+    return bundle
+
+
+def check_fits(bundle: Bundle, backbone_fingerprint: str, shape: BackboneShape) -> None:
+    """Check that a bundle was made for this backbone.
+
+    Raises:
+        BundleError: it was made for another one.
+    """
+    made_for = bundle.metadata.backbone
+    sizes = (bundle.metadata.num_blocks, bundle.metadata.hidden_size)
+    found = (shape.num_blocks, shape.hidden_size)
+    if sizes != found or made_for.fingerprint != backbone_fingerprint:
+        raise BundleError(
+            f"bundle {bundle.path} was trained for {made_for.name} ({sizes[0]} blocks of width {sizes[1]}, fingerprint "
+            f"{made_for.fingerprint[:12]}), but the model has {found[0]} blocks of width {found[1]} and fingerprint "
+            f"{backbone_fingerprint[:12]}: use the bundle trained for this model, or adapter 'none'"
+        )
+    features = _linear_features(shape)
+    for name, module in bundle.lora.items():
+        _, _, block, _, linear = name.split(".")
+        wanted = features[linear]
+        if int(block) >= shape.num_blocks or (module.b_OR.shape[0], module.a_RI.shape[1]) != wanted:
+            raise BundleError(
+                f"the LoRA of {name!r} in {bundle.path} does not fit the model, whose {linear} maps {wanted[1]} to "
+                f"{wanted[0]} features: {_AGAIN}"
+            )
+
+
+def fingerprint(backbone_folder: str | Path) -> str:
+    """Identify a backbone: sha256 over its sizes and all its 1-D tensors (norms, biases) as float32, in name order.
+
+    Raises:
+        BackboneError: no checkpoint of the Qwen2 family there, or damaged weights.
+    """
+    folder = Path(backbone_folder).expanduser()
+    config = read_config(folder)
+    sizes = (config.vocab_size, config.hidden_size, config.intermediate_size, config.num_blocks)
+    heads = (config.num_heads, config.num_kv_heads, config.head_dim)
+    digest = hashlib.sha256(json.dumps([*sizes, *heads]).encode())
+    vectors: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = [name for name in file.keys() if len(file.get_slice(name).get_shape()) == 1]  # noqa: SIM118
+                vectors |= {name: file.get_tensor(name) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path.name} is truncated or damaged ({error}): fetch the file again") from error
+    if not vectors:
+        raise WeightsError(f"{folder} holds no weights in safetensors form: fetch model.safetensors")
+    for name in sorted(vectors):
+        digest.update(name.encode() + b"\0" + vectors[name].float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_metadata(path: Path) -> RoutingMetadata:
+    try:
+        raw = json.loads((path / ROUTING).read_bytes())
+    except FileNotFoundError:
+        state = f"holds no {ROUTING}" if path.is_dir() else "does not exist"
+        raise BundleError(f"bundle folder {path} {state}: give the folder of a trained bundle, or 'none'") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read {path / ROUTING} ({error}): {_AGAIN}") from error
+    found = raw.get("format") if isinstance(raw, dict) else None
+    if found != FORMAT:
+        raise BundleError(
+            f"{path / ROUTING} has format {found!r}, and layerroute {__version__} reads format {FORMAT}: "
+            "install the version that wrote the bundle, or train it again"
+        )
+    try:
+        metadata = RoutingMetadata.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{path / ROUTING} is invalid at {where!r} ({first['msg']}): {_AGAIN}") from error
+    if set(metadata.files) not in _FILE_SETS:
+        raise BundleError(f"{path / ROUTING} lists the files {sorted(metadata.files)}, which make no bundle: {_AGAIN}")
+    return metadata
+
+
+def _read_verified(path: Path, digest: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"the bundle lacks {path} ({error.strerror}): {_AGAIN}") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise BundleError(f"{path} is truncated or was changed (its sha256 is not the one in {ROUTING}): {_AGAIN}")
+    return data
+
+
+def _parse(path: Path, metadata: RoutingMetadata, contents: Mapping[str, bytes]) -> Bundle:
+    if any(not 0 <= block < metadata.num_blocks for block in metadata.always_run):
+        raise BundleError(f"always_run names blocks that do not exist: {metadata.always_run}: {_AGAIN}")
+    lora = parse_adapter(contents[ADAPTER_CONFIG], contents[ADAPTER_WEIGHTS]) if ADAPTER_CONFIG in contents else {}
+    return Bundle(path, metadata, *_parse_routers(contents[ROUTERS], metadata), lora)
+
+
+def _parse_routers(data: bytes, metadata: RoutingMetadata) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise BundleError(f"{ROUTERS} is damaged ({error}): {_AGAIN}") from error
+    num_blocks, hidden_size = metadata.num_blocks, metadata.hidden_size
+    shapes = {
+        "gates.weight": (num_blocks, hidden_size),
+        "gates.bias": (num_blocks,),
+        "kind.weight": (hidden_size,),
+        "kind.bias": (1,),
+    }
+    if set(tensors) != set(shapes):
+        raise BundleError(f"{ROUTERS} holds {sorted(tensors)} instead of {sorted(shapes)}: {_AGAIN}")
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+            raise BundleError(f"{name} in {ROUTERS} is {tensor.dtype} {tuple(tensor.shape)}, not float32 {shape}")
+        if not torch.isfinite(tensor).all():
+            raise BundleError(f"{name} in {ROUTERS} holds NaN or infinite values: train the bundle again")
+    return tensors["gates.weight"], tensors["gates.bias"], tensors["kind.weight"], tensors["kind.bias"]
+
+
+def _linear_features(shape: BackboneShape) -> dict[str, tuple[int, int]]:
+    """Output and input features of the linear modules of a block."""
+    hidden, queries, kv, inner = shape.hidden_size, shape.query_size, shape.kv_size, shape.intermediate_size
+    attention = {
+        "q_proj": (queries, hidden),
+        "k_proj": (kv, hidden),
+        "v_proj": (kv, hidden),
+        "o_proj": (hidden, queries),
+    }
+    return attention | {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+
+
+def _backup(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _refuse_overwriting(path: Path, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not overwrite:
+        raise BundleError(f"{path} exists: choose another folder, or pass overwrite=True to replace the bundle in it")
+    if not path.is_dir() or (any(path.iterdir()) and not (path / ROUTING).exists()):
+        raise BundleError(f"{path} exists and is no bundle, so it is not overwritten: choose another folder")
+
+
+def _replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Make `path` a folder of these files. At any moment `path` or its backup is complete."""
+    staging, backup = path.with_name(f".{path.name}.saving"), _backup(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    for name, data in files.items():
+        with (staging / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    if path.exists():
+        shutil.rmtree(backup, ignore_errors=True)
+        path.rename(backup)
+    staging.rename(path)
+    shutil.rmtree(backup, ignore_errors=True)
