@@ -1,0 +1,1 @@
+"""Chat template, transcripts and the parser of answers."""

@@ -8,6 +8,10 @@ from layerroute.report import Scope, StepReport
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
+TOOL_CALL_OPEN = "<tool_call>"
+TOOL_CALL_CLOSE = "</tool_call>"
+"""The two marker tokens around a call (Hermes format, as in Qwen2.5)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

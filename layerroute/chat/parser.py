@@ -1,0 +1,262 @@
+"""AnswerParser: the deltas of an answer to text and tool calls, as they come."""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Delta
+from layerroute.report import StepKind
+
+_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*', re.DOTALL)
+_ARGUMENTS = re.compile(r'"arguments"\s*:\s*(?=\{)')
+_JSON_TURN = re.compile(r'["\\{}]')
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Further text of the answer's content."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStart:
+    """A call whose name is known. `index` counts the calls of the answer from 0."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallArguments:
+    """Further JSON text of a call's arguments; all pieces together are the arguments object."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallEnd:
+    """A call that was started is over. Whether it is valid stands in the ParsedAnswer."""
+
+    index: int
+
+
+Event = TextDelta | ToolCallStart | ToolCallArguments | ToolCallEnd
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedToolCall:
+    """A call that can be carried out."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidToolCall:
+    """A call that cannot be read: its name if that much is known, the raw text between the markers, and why."""
+
+    index: int
+    name: str | None
+    text: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedAnswer:
+    """The whole answer: text, calls in order, calls that cannot be read, and the observed kind of the step."""
+
+    content: str
+    tool_calls: tuple[ParsedToolCall, ...]
+    invalid_tool_calls: tuple[InvalidToolCall, ...]
+    kind: StepKind
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    """The call that is being read. `position` is how far `text` has been reported or understood."""
+
+    index: int
+    text: str = ""
+    position: int = 0
+    name: str | None = None
+    streaming: bool = False  # the arguments object has begun
+    arguments: list[str] = field(default_factory=list)
+    depth: int = 0
+    in_string: bool = False
+    escaped: bool = False
+    complete: bool = False  # the arguments object has ended
+
+
+class AnswerParser:
+    """Reads one answer. Calls are told from text that spells the markers by the token ids of the deltas.
+
+    Args:
+        tokenizer: tokenizer of the backbone; without `<tool_call>` tokens everything is text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        added = tokenizer.get_added_vocab()
+        self._open_delta = Delta(TOOL_CALL_OPEN, (added.get(TOOL_CALL_OPEN, -1),))
+        self._close_delta = Delta(TOOL_CALL_CLOSE, (added.get(TOOL_CALL_CLOSE, -1),))
+        self._content: list[str] = []
+        self._newline_held = False  # the last "\n" of the text: dropped if a call follows
+        self._call: _OpenCall | None = None
+        self._num_calls = 0
+        self._calls: list[ParsedToolCall] = []
+        self._invalid: list[InvalidToolCall] = []
+
+    def feed(self, delta: Delta) -> list[Event]:
+        """The events that a delta makes certain."""
+        if delta == self._open_delta:
+            events = self._end_call(closed=False)
+            self._newline_held = False
+            self._call = _OpenCall(self._num_calls)
+            self._num_calls += 1
+            return events
+        if self._call is None:
+            return self._add_text(delta.text)
+        if delta == self._close_delta:
+            return self._end_call(closed=True)
+        self._call.text += delta.text
+        return _stream(self._call)
+
+    def finish(self) -> ParsedAnswer:
+        """The whole answer; nothing may be fed afterwards. Whoever streams events takes `events_at_end` first."""
+        self.events_at_end()
+        return ParsedAnswer(
+            content="".join(self._content),
+            tool_calls=tuple(self._calls),
+            invalid_tool_calls=tuple(self._invalid),
+            kind=StepKind.TOOL_CALL if self._num_calls else StepKind.PLANNING,
+        )
+
+    def events_at_end(self) -> list[Event]:
+        """The last events: text that was held back, or the end of a call that was cut off."""
+        events = self._end_call(closed=False)
+        if self._newline_held:
+            self._newline_held = False
+            self._content.append("\n")
+            events.append(TextDelta("\n"))
+        return events
+
+    def _add_text(self, text: str) -> list[Event]:
+        if not text:
+            return []
+        if self._newline_held:
+            text = "\n" + text
+        self._newline_held = text.endswith("\n")
+        text = text.removesuffix("\n")
+        if not text:
+            return []
+        self._content.append(text)
+        return [TextDelta(text)]
+
+    def _end_call(self, closed: bool) -> list[Event]:
+        call, self._call = self._call, None
+        if call is None:
+            return []
+        events: list[Event] = []
+        try:
+            parsed = _read_call(call)
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if closed else f"the answer ended inside the call ({error})"
+            self._invalid.append(InvalidToolCall(call.index, call.name, call.text, reason))
+        else:
+            self._calls.append(parsed)
+            if call.name is None:
+                call.name = parsed.name
+                events.append(ToolCallStart(call.index, parsed.name))
+            if not call.streaming:
+                events.append(ToolCallArguments(call.index, json.dumps(parsed.arguments, ensure_ascii=False)))
+        if call.name is not None:
+            events.append(ToolCallEnd(call.index))
+        return events
+
+
+def _stream(call: _OpenCall) -> list[Event]:
+    """Events of text that was added to a call written in the usual order: name, then arguments."""
+    events: list[Event] = []
+    if call.name is None and (head := _HEAD.match(call.text)):
+        try:
+            call.name = json.loads(head[1], strict=False)
+        except ValueError:  # a broken escape: the end of the call will tell
+            return []
+        call.position = head.end()
+        events.append(ToolCallStart(call.index, str(call.name)))
+    if call.name is None or call.complete:
+        return events
+    if not call.streaming:
+        key = _ARGUMENTS.match(call.text, call.position)
+        if key is None:
+            return events
+        call.streaming, call.position = True, key.end()
+    piece = _take_object(call)
+    if piece:
+        call.arguments.append(piece)
+        events.append(ToolCallArguments(call.index, piece))
+    return events
+
+
+def _take_object(call: _OpenCall) -> str:
+    """The part of the unread text that belongs to the arguments object; remembers strings and nesting."""
+    start = position = call.position
+    text = call.text
+    while position < len(text) and not call.complete:
+        if call.escaped:
+            call.escaped = False
+            position += 1
+            continue
+        turn = _JSON_TURN.search(text, position)
+        if turn is None:
+            position = len(text)
+            break
+        position = turn.end()
+        if turn[0] == '"':
+            call.in_string = not call.in_string
+        elif turn[0] == "\\":
+            call.escaped = call.in_string
+        elif not call.in_string:
+            call.depth += 1 if turn[0] == "{" else -1
+            call.complete = call.depth == 0
+    call.position = position
+    return text[start:position]
+
+
+def _read_call(call: _OpenCall) -> ParsedToolCall:
+    """The call that the text between the markers describes.
+
+    Raises:
+        ValueError: it describes none, or another one than was streamed.
+    """
+    body = _loads(call.text)
+    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
+        raise ValueError('the call is not a JSON object with a "name"')
+    name, arguments = body["name"], body.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise ValueError('the "arguments" of the call are not a JSON object')
+    if call.name not in (None, name) or (call.streaming and _loads("".join(call.arguments)) != arguments):
+        raise ValueError('the call has more than one "name" or "arguments"')
+    json.dumps([name, arguments], ensure_ascii=False).encode()  # half a surrogate pair could not be sent on
+    return ParsedToolCall(name, arguments)
+
+
+def _loads(text: str) -> Any:
+    """JSON as in RFC 8259, but with raw line breaks allowed in strings, as models write them."""
+    return json.loads(text, strict=False, parse_constant=_no_constant, parse_float=_finite_float)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value

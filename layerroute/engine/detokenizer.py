@@ -1,0 +1,114 @@
+"""Token ids to text as they come: whole characters only, stop strings cut, tool-call markers apart."""
+
+import codecs
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from layerroute.engine.request import Delta
+
+_BYTE_OF_CHARACTER = {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+@lru_cache(maxsize=4)
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> tuple[bytes, ...]:
+    """The bytes behind every token id of a byte-level BPE tokenizer, made once per tokenizer."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    table = [b""] * (max(vocabulary.values()) + 1)
+    for token, token_id in vocabulary.items():
+        try:
+            table[token_id] = bytes(_BYTE_OF_CHARACTER[character] for character in token)
+        except KeyError:  # an added token, spelled in characters that stand for no byte
+            table[token_id] = token.encode()
+    return tuple(table)
+
+
+class Detokenizer:
+    """Text of one answer. The texts of all deltas together are what `tokenizer.decode` makes of the ids.
+
+    Args:
+        tokenizer: byte-level BPE tokenizer of the backbone.
+        stop: strings that end the answer; the first to appear is cut off with all that follows it.
+        marker_ids: tokens that come as deltas of their own.
+        end_ids: tokens that end the answer and have no text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop: tuple[str, ...],
+        marker_ids: frozenset[int],
+        end_ids: frozenset[int],
+    ) -> None:
+        self._bytes = token_bytes(tokenizer)
+        self._stop = stop
+        self._marker_ids = marker_ids
+        self._end_ids = end_ids
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._unread: list[int] = []  # ids whose characters are not complete yet
+        self._held: list[Delta] = []  # deltas that may be the beginning of a stop string
+        self._stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has appeared; nothing comes after it."""
+        return self._stopped
+
+    def add(self, token_id: int) -> list[Delta]:
+        """The deltas that a further token makes certain."""
+        if self._stopped or token_id in self._end_ids:
+            return []
+        if token_id in self._marker_ids:
+            pieces = [*self._rest_of_characters(), Delta(self._bytes[token_id].decode(), (token_id,))]
+        else:
+            # Ids beyond the tokenizer's (padding of the vocabulary) have no text, as in tokenizer.decode.
+            text = self._decoder.decode(self._bytes[token_id] if token_id < len(self._bytes) else b"")
+            self._unread.append(token_id)
+            if not text:
+                return []
+            pieces = [Delta(text, tuple(self._unread))]
+            self._unread.clear()
+        return self._release(pieces) if self._stop else pieces
+
+    def flush(self) -> list[Delta]:
+        """What is left at the end of the answer: text held back, and an unfinished character as U+FFFD."""
+        if self._stopped:
+            return []
+        pieces = self._rest_of_characters()
+        released = self._release(pieces) if self._stop and pieces else pieces
+        held, self._held = self._held, []
+        return released + held
+
+    def _rest_of_characters(self) -> list[Delta]:
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        rest = [Delta(text, tuple(self._unread))] if text or self._unread else []
+        self._unread.clear()
+        return rest
+
+    def _release(self, pieces: list[Delta]) -> list[Delta]:
+        """Hold new pieces back together with the old, cut at a stop string, and let go what can be no part of one."""
+        self._held += pieces
+        text = "".join(piece.text for piece in self._held)
+        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
+        certain = min(found) if found else len(text) - self._stop_prefix_length(text)
+        released: list[Delta] = []
+        while self._held and certain >= len(self._held[0].text):
+            certain -= len(self._held[0].text)
+            released.append(self._held.pop(0))
+        if found:
+            self._stopped = True
+            if self._held:  # one delta for the cut piece and all behind it, so that a cut marker is none
+                ids = tuple(token_id for piece in self._held for token_id in piece.token_ids)
+                released.append(Delta(self._held[0].text[:certain], ids))
+                self._held.clear()
+        return released
+
+    def _stop_prefix_length(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        longest = max(len(stop) for stop in self._stop) - 1
+        for start in range(max(0, len(text) - longest), len(text)):
+            if any(stop.startswith(text[start:]) for stop in self._stop):
+                return len(text) - start
+        return 0

@@ -1,0 +1,255 @@
+"""Constrained decoding: tool calls that name an offered tool and fit its JSON schema, and JSON documents.
+
+A grammar is free (text, no cost on the CPU) or follows an llguidance matcher. With `tool_choice="auto"` it is free
+until the model emits the `<tool_call>` token and follows the matcher from there on.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, OutputConstraint, ToolSpec
+from layerroute.engine.schema import prepare_schema
+from layerroute.errors import LayerRouteError, RequestError, ToolSchemaError
+
+_KEPT_PLANS = 64
+_JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+_LIMITS = LLParserLimits(verbose_errors=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What every request with the same constraint shares; matchers are copied before use.
+
+    Attributes:
+        at_start: matcher that holds from the first token, or None to start free.
+        at_call: matcher that holds after a `<tool_call>` token in free text, or None.
+        free_mask_V: mask while free, or None if nothing is banned.
+    """
+
+    at_start: LLMatcher | None
+    at_call: LLMatcher | None
+    free_mask_V: Tensor | None
+
+
+class Grammar:
+    """What one answer may be, token by token. Made by `GrammarFactory.build`; not for several threads at once."""
+
+    def __init__(self, plan: _Plan, vocab_size: int, open_id: int | None, end_id: int) -> None:
+        self._plan = plan
+        self._vocab_size = vocab_size
+        self._open_id = open_id
+        self._end_id = end_id
+        self._matcher = plan.at_start.deep_copy() if plan.at_start is not None else None
+        self._ended = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether only the end token may follow (or has already come)."""
+        if self._ended:
+            return True
+        if self._matcher is None or not self._matcher.is_accepting():
+            return False
+        return self._matcher.is_stopped() or self._only_end_allowed()
+
+    def mask(self) -> Tensor | None:
+        """The tokens that may come next: bool `[V]` on the CPU, True for allowed, or None if all may.
+
+        Raises:
+            LayerRouteError: the grammar has grown beyond what can be followed.
+        """
+        if self._matcher is None:
+            return self._plan.free_mask_V
+        mask_V = torch.zeros(self._vocab_size, dtype=torch.bool)
+        if self._ended:
+            mask_V[self._end_id] = True
+            return mask_V
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._check()
+        allowed = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+        mask_V.copy_(torch.from_numpy(allowed))
+        return mask_V
+
+    def forced(self) -> tuple[int, ...]:
+        """Tokens that the grammar leaves no choice about from here, without the end token; () if there is a choice."""
+        if self._matcher is None or self._ended:
+            return ()
+        tokens: list[int] = self._matcher.compute_ff_tokens()
+        self._check()
+        return tuple(token for token in tokens if token != self._end_id)
+
+    def accept(self, token_id: int) -> None:
+        """Advance by a token that the mask allows.
+
+        Raises:
+            LayerRouteError: the grammar does not allow the token here.
+        """
+        if self._ended:
+            raise LayerRouteError(f"token {token_id} comes after the end of the answer: stop at the end token")
+        if self._matcher is None:
+            self._accept_free(token_id)
+        elif not self._matcher.consume_token(token_id):
+            raise LayerRouteError(f"token {token_id} is not allowed here: pick tokens under the grammar's mask")
+        self._ended = token_id == self._end_id
+
+    def _accept_free(self, token_id: int) -> None:
+        banned_V = self._plan.free_mask_V
+        if banned_V is not None and not banned_V[token_id]:
+            raise LayerRouteError(f"token {token_id} is not allowed here: pick tokens under the grammar's mask")
+        if token_id == self._open_id and self._plan.at_call is not None:
+            self._matcher = self._plan.at_call.deep_copy()
+
+    def _only_end_allowed(self) -> bool:
+        mask_V = self.mask()
+        return mask_V is not None and int(mask_V.sum()) == 1
+
+    def _check(self) -> None:
+        assert self._matcher is not None  # callers look first
+        if self._matcher.is_error():
+            raise LayerRouteError(
+                f"the output grammar cannot be followed further ({_first_line(self._matcher.get_error())}): "
+                "simplify the tool or response schema"
+            )
+
+
+class GrammarFactory:
+    """Builds grammars for one tokenizer; compiled constraints are kept, so an agent's next step costs a copy.
+
+    Safe to use from several threads.
+
+    Args:
+        tokenizer: tokenizer of the backbone.
+        vocab_size: columns `V` of the logits; ids beyond the tokenizer's are banned by masks.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._end_id: int = tokenizer.eos_token_id
+        added = tokenizer.get_added_vocab()
+        self._open_id: int | None = added.get(TOOL_CALL_OPEN)
+        self._close_id: int | None = added.get(TOOL_CALL_CLOSE)
+        self._ll_tokenizer: LLTokenizer | None = None
+        self._plans: OrderedDict[OutputConstraint, _Plan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def build(self, constraint: OutputConstraint | None) -> Grammar | None:
+        """The grammar of one request, or None when nothing is constrained.
+
+        Raises:
+            ToolSchemaError: a tool or response schema that no grammar can be built from.
+            RequestError: tools for a tokenizer that has no tool-call tokens.
+        """
+        if constraint is None:
+            return None
+        with self._lock:
+            plan = self._plans.get(constraint)
+            if plan is None:
+                plan = self._compile(constraint)
+                self._plans[constraint] = plan
+                if len(self._plans) > _KEPT_PLANS:
+                    self._plans.popitem(last=False)
+            self._plans.move_to_end(constraint)
+            if plan == _Plan(None, None, None):
+                return None
+            return Grammar(plan, self._vocab_size, self._open_id, self._end_id)
+
+    def _compile(self, constraint: OutputConstraint) -> _Plan:
+        may_call = bool(constraint.tools) and constraint.tool_choice != "none"
+        rules = self._call_rules(constraint) if may_call else []
+        document = None if constraint.tool_choice == "required" else constraint.response_schema
+        if document is not None:
+            rules.append(f"document: {self._json_rule(document, 'the response schema')}")
+        if document is not None or constraint.tool_choice == "required":
+            starts = ["document"] * (document is not None) + ["calls"] * may_call
+            return _Plan(self._matcher(["start: " + " | ".join(starts), *rules]), None, None)
+        if may_call:
+            return _Plan(None, self._matcher(["start: after_open", *rules]), None)
+        return _Plan(None, None, self._ban_markers())
+
+    def _ban_markers(self) -> Tensor | None:
+        markers = [marker for marker in (self._open_id, self._close_id) if marker is not None]
+        if not markers:
+            return None
+        mask_V = torch.ones(self._vocab_size, dtype=torch.bool)
+        mask_V[markers] = False
+        mask_V[len(self._tokenizer) :] = False
+        return mask_V
+
+    def _call_rules(self, constraint: OutputConstraint) -> list[str]:
+        """Rules `calls` (from the `<tool_call>` token on) and `after_open` (from behind it)."""
+        if self._open_id is None or self._close_id is None:
+            raise RequestError(
+                "this model's tokenizer has no <tool_call> tokens, so tools cannot be offered: use a Qwen2.5 model"
+            )
+        names = [tool.name for tool in constraint.tools]
+        if len(set(names)) < len(names):
+            raise ToolSchemaError(f"two tools share a name among {sorted(names)}: give every tool a name of its own")
+        more = f'("\\n" <[{self._open_id}]> body)*' if constraint.parallel else ""
+        rules = [
+            f"calls: <[{self._open_id}]> after_open",
+            f"after_open: body {more}",
+            f'body: "\\n" call "\\n" <[{self._close_id}]>',
+            "call: " + " | ".join(f"call_{index}" for index in range(len(names))),
+        ]
+        for index, tool in enumerate(constraint.tools):
+            head = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
+            rules.append(f'call_{index}: {_lark_text(head)} arguments_{index} "}}"')
+            rules.append(f"arguments_{index}: {self._arguments_rule(tool)}")
+        return rules
+
+    def _arguments_rule(self, tool: ToolSpec) -> str:
+        return self._json_rule(tool.parameters, f"tool {tool.name!r}", arguments=True)
+
+    def _json_rule(self, text: str, owner: str, arguments: bool = False) -> str:
+        """Lark's inline form of a JSON schema, after a check that names the owner of a broken one."""
+        schema = prepare_schema(text, owner, arguments)
+        styled: dict[str, Any] = {**schema, "x-guidance": _JSON_STYLE}
+        compiled = LLMatcher.grammar_from_json_schema(styled)
+        failed, messages = LLMatcher.validate_grammar_with_warnings(compiled, self._tokens(), limits=_LIMITS)
+        if failed:
+            raise ToolSchemaError(
+                f"{owner}: no grammar can be built from its JSON schema ({_first_line(messages[0])}): "
+                "change or leave out that part of the schema"
+            )
+        return "%json " + json.dumps(styled, ensure_ascii=False)
+
+    def _matcher(self, rules: list[str]) -> LLMatcher:
+        lark = "%llguidance {}\n" + "\n".join(rules)
+        matcher = LLMatcher(self._tokens(), LLMatcher.grammar_from_lark(lark), log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise ToolSchemaError(
+                f"no grammar can be built from these tools together ({_first_line(matcher.get_error())}): "
+                "offer fewer tools or simpler schemas"
+            )
+        return matcher
+
+    def _tokens(self) -> LLTokenizer:
+        """llguidance's view of the vocabulary, made at first need (seconds for a large one).
+
+        Every added token is declared special: otherwise `<tool_call>` would pass as text inside a JSON string.
+        """
+        if self._ll_tokenizer is None:
+            backend = json.loads(self._tokenizer.backend_tokenizer.to_str())
+            backend["truncation"] = backend["padding"] = None
+            for token in backend["added_tokens"]:
+                token["special"] = True
+            self._ll_tokenizer = LLTokenizer(json.dumps(backend), n_vocab=self._vocab_size, eos_token=self._end_id)
+        return self._ll_tokenizer
+
+
+def _lark_text(text: str) -> str:
+    """A lark string literal; its escapes are JSON's."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _first_line(message: str) -> str:
+    return message.strip().partition("\n")[0]
