@@ -7,7 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from layerroute.errors import BackboneNotFoundError, UnsupportedArchitectureError, WeightsError
+from layerroute.flops import BackboneShape
 
 EMBEDDED = "embedded"
 """Name of the model that ships with the package."""
@@ -41,6 +44,19 @@ class BackboneConfig:
     def qkv_size(self) -> int:
         """Rows of the fused query, key and value projection."""
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    def shape(self, dtype: torch.dtype) -> BackboneShape:
+        """The sizes that cost depends on, for weights of `dtype`."""
+        return BackboneShape(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_blocks=self.num_blocks,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            bytes_per_weight=dtype.itemsize,
+        )
 
 
 def read_config(folder: Path) -> BackboneConfig:

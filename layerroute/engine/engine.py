@@ -131,10 +131,9 @@ class Engine:
 
     def _build_runner(self) -> Runner:
         device = resolve_device(self.config.device)
-        bundle = default_bundle(self.config, self.folder)
-        backbone, stepper = load_backbone(
-            self.folder, self.backbone_config, device, resolve_dtype(self.config.dtype, device), bundle
-        )
+        dtype = resolve_dtype(self.config.dtype, device)
+        bundle = default_bundle(self.config, self.folder, self.backbone_config.shape(dtype))
+        backbone, stepper = load_backbone(self.folder, self.backbone_config, device, dtype, bundle)
         ids = self.tokenizer.get_vocab()
         vocabulary = Vocabulary(
             end_ids_of(self.folder, self.tokenizer), ids.get("<tool_call>"), ids.get("</tool_call>")

@@ -13,6 +13,7 @@ from layerroute.backbone.weights import load_weights
 from layerroute.bundle import Bundle, check_fits, fingerprint, load_bundle
 from layerroute.engine.config import EngineConfig
 from layerroute.errors import DeviceError, RequestError
+from layerroute.flops import BackboneShape
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
@@ -51,7 +52,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def default_bundle(config: EngineConfig, folder: Path) -> Bundle | None:
+def default_bundle(config: EngineConfig, folder: Path, shape: BackboneShape) -> Bundle | None:
     """The bundle asked for, or the one that ships with the checkpoint, checked against the backbone.
 
     Raises:
@@ -63,7 +64,7 @@ def default_bundle(config: EngineConfig, folder: Path) -> Bundle | None:
     if config.adapter is None and not path.is_dir():
         return None
     bundle = load_bundle(path)
-    check_fits(bundle, fingerprint(folder))
+    check_fits(bundle, fingerprint(folder), shape)
     return bundle
 
 
@@ -71,7 +72,7 @@ def load_backbone(
     folder: Path, config: BackboneConfig, device: torch.device, dtype: torch.dtype, bundle: Bundle | None
 ) -> tuple[Backbone, Stepper]:
     """Load weights, with the bundle's LoRA merged in float32, and choose the backend."""
-    deltas = {name: bundle.lora_delta(name) for name in bundle.lora} if bundle else {}
+    deltas = bundle.lora_deltas() if bundle else None
     backbone = Backbone(config, load_weights(folder, config, device, dtype, deltas))
     return backbone, select_stepper(backbone)
 

@@ -100,14 +100,14 @@ class Prefill:
         cached = len(conversation.ids)
         reader = None if router.evidence == "none" else StateReader(router.evidence, self._backbone)
         if reader is not None and mean and conversation.sums:
-            reader.states_LD += conversation.sums[-1][1]
+            reader.states_LD += conversation.sums[-1][1].to(self._backbone.device)
         visits = visits_of(LayerProgram.identity(self._num_blocks), "generation")
         logits_V = self._chunks(ids, conversation, visits, reader.read if reader else None, meter, interrupt)
-        states_LD = reader.states_LD if reader else None
-        if reader is not None and mean:
-            conversation.sums.append((len(ids), reader.states_LD.clone()))
-            states_LD = reader.states_LD / len(ids)
         with watch.time("routing"):
+            states_LD = reader.states_LD.cpu() if reader else None
+            if states_LD is not None and mean:
+                conversation.sums.append((len(ids), states_LD.clone()))
+                states_LD /= len(ids)
             decision = router.decide(PromptEvidence(len(ids), digest(ids), states_LD))
         if decision.program.num_looped:
             raise RouterError(
@@ -141,12 +141,12 @@ class Prefill:
             if router.evidence == "mean":
                 reader.states_LD[block] /= len(hidden_TD)
             with watch.time("routing"):
-                return router.run_probability(block, reader.states_LD[block]) > 0.5
+                return router.run_probability(block, reader.states_LD[block].cpu()) > 0.5
 
         identity = visits_of(LayerProgram.identity(self._num_blocks), "generation")
         logits_V = self._forward(ids, 0, identity, conversation.cache, gate)
         with watch.time("routing"):
-            decision = router.decide(PromptEvidence(len(ids), digest(ids), reader.states_LD))
+            decision = router.decide(PromptEvidence(len(ids), digest(ids), reader.states_LD.cpu()))
         meter.add(len(ids), 0, decision.program.num_visits, 1)
         return Prefilled(conversation, decision, visits_of(decision.program, "generation"), logits_V, 0)
 

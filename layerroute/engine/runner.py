@@ -18,7 +18,6 @@ from layerroute.engine.prefix_cache import PrefixCache
 from layerroute.engine.request import FinishReason, GenerationRequest, GenerationResult
 from layerroute.engine.sampling import Sampler
 from layerroute.errors import GenerationCancelledError
-from layerroute.flops import BackboneShape
 from layerroute.report import StepKind, StepReport
 from layerroute.routers.base import Router
 from layerroute.routers.registry import make_router
@@ -72,17 +71,7 @@ class Runner:
         self._prefixes = PrefixCache(prefix_slots, lambda slots: backbone.new_cache(slots, context_window))
         self._prefill = Prefill(backbone, self._prefixes)
         self._grammars = GrammarFactory(tokenizer, backbone.config.vocab_size)
-        c = backbone.config
-        self.shape = BackboneShape(
-            vocab_size=c.vocab_size,
-            hidden_size=c.hidden_size,
-            intermediate_size=c.intermediate_size,
-            num_blocks=c.num_blocks,
-            num_heads=c.num_heads,
-            num_kv_heads=c.num_kv_heads,
-            head_dim=c.head_dim,
-            bytes_per_weight=backbone.dtype.itemsize,
-        )
+        self.shape = backbone.config.shape(backbone.dtype)
 
     @torch.inference_mode()
     def run(self, request: GenerationRequest, generation: Generation, queue_ms: float) -> GenerationResult:
