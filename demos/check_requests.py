@@ -21,14 +21,13 @@ Conventions of the expected calls (the system prompt says that today is 2026-11-
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
-from langgraph.errors import GraphRecursionError
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -36,7 +35,6 @@ from rich.text import Text
 
 from langchain_layerroute import LayerRouteChatModel
 from langchain_layerroute.front_desk.agent import FrontDesk
-from layerroute.errors import LayerRouteError
 
 REQUESTS = Path(__file__).with_name("requests.jsonl")
 
@@ -93,12 +91,12 @@ def _normal_value(name: str, value: Any) -> tuple[str, Any]:
 
 def ask(model: BaseChatModel, request: Request) -> Outcome:
     """Run one request on a fresh database."""
-    with tempfile.TemporaryDirectory(prefix="front_desk_") as folder:
+    with FrontDesk(model) as desk:
         try:
-            run = FrontDesk(model, folder=Path(folder)).run(request.task)
-        except (LayerRouteError, GraphRecursionError) as error:
-            return Outcome(request, [], "", f"{type(error).__name__}: {error}")
-    return Outcome(request, list(run.tool_calls), run.answer)
+            run = desk.run(request.task)
+        except ContextOverflowError as error:
+            return Outcome(request, [], "", str(error))
+    return Outcome(request, run.tool_calls, run.answer, run.error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,7 +128,7 @@ def _misses(outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         if not outcome.right:
             request = outcome.request
-            called = outcome.error or _spell(outcome.calls)
+            called = "\n".join(filter(None, (_spell(outcome.calls), outcome.error)))
             table.add_row(request.id, *map(Text, (request.task, _spell(request.expected), called)))
     return table
 

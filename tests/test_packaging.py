@@ -86,7 +86,7 @@ def test_public_names():
     assert set(langchain_layerroute.__all__) == {
         "ChatLayerRoute",
         "ComputeReportMiddleware",
-        "LayerRouteCallbackHandler",
+        "ComputeReportHandler",
         "LayerRouteChatModel",
     }
     for package in (layerroute, langchain_layerroute):

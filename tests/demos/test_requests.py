@@ -41,7 +41,7 @@ def outcomes(check):
 
 @pytest.mark.timeout(900)
 def test_nine_of_ten_requests_lead_to_exactly_the_expected_calls(outcomes):
-    misses = [(o.request.task, o.request.expected, o.error or o.calls) for o in outcomes if not o.right]
+    misses = [(o.request.task, o.request.expected, o.calls, o.error) for o in outcomes if not o.right]
     report = "\n".join(json.dumps(miss, ensure_ascii=False) for miss in misses)
     assert len(misses) <= 0.1 * len(outcomes), f"{len(misses)} of {len(outcomes)} missed:\n{report}"
 
