@@ -1,0 +1,48 @@
+"""Errors of the chat model: LayerRoute's own message under the exception class that LangChain programs catch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    ModelError,
+    ModelInvalidRequestError,
+    ModelNotFoundError,
+)
+
+from layerroute.errors import (
+    BackboneNotFoundError,
+    ContextWindowError,
+    LayerRouteError,
+    ProgramError,
+    RequestError,
+    RouterError,
+)
+
+# First match wins, so a class stands before its bases. What is not listed (broken weights, a bad bundle, no such
+# device) is no matter of the request and keeps its own class.
+_LANGCHAIN_CLASSES: tuple[tuple[type[LayerRouteError], type[ModelError]], ...] = (
+    (ContextWindowError, ContextOverflowError),
+    (BackboneNotFoundError, ModelNotFoundError),
+    (RequestError, ModelInvalidRequestError),
+    (RouterError, ModelInvalidRequestError),
+    (ProgramError, ModelInvalidRequestError),
+)
+
+
+class InvalidRequestError(RequestError, ModelInvalidRequestError):
+    """A call that cannot be honoured: unknown option, unsupported content, bad tool or tool choice."""
+
+
+@contextmanager
+def langchain_errors() -> Iterator[None]:
+    """Re-raise LayerRoute's errors as LangChain's, with the same message and the original as the cause."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except LayerRouteError as error:
+        for own, theirs in _LANGCHAIN_CLASSES:
+            if isinstance(error, own):
+                raise theirs(str(error)) from error
+        raise
