@@ -9,6 +9,7 @@ Shape suffixes: T new tokens (padded to a bucket), P bucket of positions, D hidd
 G query heads per KV head, H head_dim, V vocabulary.
 """
 
+import importlib.util
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from layerroute.backbone.model import Backbone, rotate
 MAX_GRAPHS = 64
 TOKEN_BUCKETS = (1, 4, 16)
 MIN_POSITIONS = 512
+
+_Parts = tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], Callable[..., Tensor], Callable[..., Tensor]]
 
 
 @dataclass(slots=True)
@@ -39,14 +42,10 @@ class GraphStepper:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._kernels = _Kernels(backbone)
-        self.reason = f"the device is {torch.cuda.get_device_name(backbone.device)}; {self._kernels.reason}"
+        self._forward = BucketedForward(backbone)
+        self.reason = f"the device is {torch.cuda.get_device_name(backbone.device)}; {self._forward.reason}"
         self._graphs: OrderedDict[tuple[tuple[Visit, ...], int, int, int], _Graph] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
-        largest = TOKEN_BUCKETS[-1]
-        self._ids_T = torch.zeros(largest, dtype=torch.int64, device=backbone.device)
-        self._start = torch.zeros(1, dtype=torch.int64, device=backbone.device)
-        self._last = torch.zeros(1, dtype=torch.int64, device=backbone.device)
 
     def step(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> Tensor:
         """Feed tokens at positions `start..`; return the logits [V] after the last one."""
@@ -62,11 +61,8 @@ class GraphStepper:
             for offset, token in enumerate(ids[:-1]):
                 self._replay([token], start + offset, visits, cache)
             ids, start, num_tokens = ids[-1:], start + len(ids) - 1, 1
+        self._forward.set(ids, start, num_tokens)
         captured = self._captured(visits, cache, num_tokens, start + num_tokens)
-        padded = [*ids, *([0] * (num_tokens - len(ids)))]
-        self._ids_T[:num_tokens].copy_(torch.tensor(padded), non_blocking=True)
-        self._start.fill_(start)
-        self._last.fill_(len(ids) - 1)
         captured.graph.replay()
         for visit in visits:
             self._backbone.executed_L[visit.block] += len(ids)
@@ -85,71 +81,74 @@ class GraphStepper:
         return captured
 
     def _capture(self, visits: tuple[Visit, ...], cache: KVCache, num_tokens: int, positions: int) -> _Graph:
-        def run() -> Tensor:
-            return self._forward(visits, cache, num_tokens, positions)
-
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        # The warm-up writes KV like any step would: at the position about to be computed, and into padding.
+        # The warm-up writes the KV that the replay will write, and that of the padding behind it.
         with torch.cuda.stream(side):
             for _ in range(2):
-                run()
+                self._forward.run(visits, cache, num_tokens, positions)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            logits_V = run()
+            logits_V = self._forward.run(visits, cache, num_tokens, positions)
         return _Graph(graph, logits_V, cache)
 
-    def _forward(self, visits: tuple[Visit, ...], cache: KVCache, num_tokens: int, positions: int) -> Tensor:
-        k, w = self._kernels, self._backbone.weights
-        position_T = self._start + k.offsets_T[:num_tokens]
-        cos_T1H = k.cos_PH.index_select(0, position_T).unsqueeze(1)
-        sin_T1H = k.sin_PH.index_select(0, position_T).unsqueeze(1)
-        bias_TP = torch.where(k.arange_P[:positions] <= position_T.unsqueeze(1), 0.0, float("-inf"))
-        fused = num_tokens == 1
-        before, attend, after = k.fused if fused else k.plain
+
+class BucketedForward:
+    """A decode step whose token ids and position are data on the device: what a graph captures.
+
+    Its three parts of a block are functions of tensors alone, so `torch.compile` can fuse each of them.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        c = self._config = backbone.config
+        self._cos_PH, self._sin_PH = backbone.rope_tables(c.max_positions)
+        self._arange_P = torch.arange(c.max_positions, device=backbone.device)
+        self._ids_T = torch.zeros(TOKEN_BUCKETS[-1], dtype=torch.int64, device=backbone.device)
+        self._start = torch.zeros(1, dtype=torch.int64, device=backbone.device)
+        self._last = torch.zeros(1, dtype=torch.int64, device=backbone.device)
+        self._plain: _Parts = (self._before_attention, self._attention, self._after_attention)
+        self._fused, self.reason = self._compile()
+
+    def set(self, ids: Sequence[int], start: int, num_tokens: int) -> None:
+        """Put token ids, padded to `num_tokens`, and the position of the first on the device."""
+        padded = [*ids, *([0] * (num_tokens - len(ids)))]
+        self._ids_T[:num_tokens].copy_(torch.tensor(padded))
+        self._start.fill_(start)
+        self._last.fill_(len(ids) - 1)
+
+    def run(self, visits: tuple[Visit, ...], cache: KVCache, num_tokens: int, positions: int) -> Tensor:
+        """Logits [V] after the last real token; attention looks at the first `positions` positions under a mask."""
+        w = self._backbone.weights
+        position_T = self._start + self._arange_P[:num_tokens]
+        cos_T1H = self._cos_PH.index_select(0, position_T).unsqueeze(1)
+        sin_T1H = self._sin_PH.index_select(0, position_T).unsqueeze(1)
+        bias_TP = torch.where(self._arange_P[:positions] <= position_T.unsqueeze(1), 0.0, float("-inf"))
+        before, attend, after = self._fused if num_tokens == 1 else self._plain
         hidden_TD = F.embedding(self._ids_T[:num_tokens], w.embed_VD)
         for visit in visits:
-            i = visit.block
+            i, keys_KCH, values_KCH = visit.block, cache.keys_SKTH[visit.slot], cache.values_SKTH[visit.slot]
             queries_TQH, keys_KTH, values_KTH = before(
                 hidden_TD, w.attn_norm_LD[i], w.qkv_LED[i], w.qkv_bias_LE[i], cos_T1H, sin_T1H
             )
-            cache.keys_SKTH[visit.slot].index_copy_(1, position_T, keys_KTH)
-            cache.values_SKTH[visit.slot].index_copy_(1, position_T, values_KTH)
-            attended = attend(
-                queries_TQH,
-                cache.keys_SKTH[visit.slot, :, :positions],
-                cache.values_SKTH[visit.slot, :, :positions],
-                bias_TP,
-            )
+            keys_KCH.index_copy_(1, position_T, keys_KTH)
+            values_KCH.index_copy_(1, position_T, values_KTH)
+            attended = attend(queries_TQH, keys_KCH[:, :positions], values_KCH[:, :positions], bias_TP)
             hidden_TD = after(hidden_TD, attended, w.o_LDH[i], w.mlp_norm_LD[i], w.gate_up_LFD[i], w.down_LDI[i])
         return self._backbone.logits(hidden_TD.index_select(0, self._last))[0]
 
-
-class _Kernels:
-    """The three parts of a block as functions of tensors, plain and compiled, and the tables they read."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        c = self._config = backbone.config
-        self.cos_PH, self.sin_PH = backbone.rope_tables(c.max_positions)
-        self.arange_P = torch.arange(c.max_positions, device=backbone.device)
-        self.offsets_T = self.arange_P[: TOKEN_BUCKETS[-1]]
-        self.plain = (self._before_attention, self._attention, self._after_attention)
-        self.fused, self.reason = self._compile()
-
-    def _compile(
-        self,
-    ) -> tuple[tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], Callable[..., Tensor], Callable[..., Tensor]], str]:
-        try:
-            import triton  # noqa: F401 - torch.compile needs it on CUDA
-        except ImportError:
-            return self.plain, "plain kernels, since Triton is not installed"
-        compiled = (
+    def _compile(self) -> tuple[_Parts, str]:
+        if self._backbone.device.type != "cuda":
+            return self._plain, "plain kernels"
+        if importlib.util.find_spec("triton") is None:
+            return self._plain, "plain kernels, since Triton is not installed"
+        fused: _Parts = (
             torch.compile(self._before_attention),
             torch.compile(self._attention, dynamic=True),
             torch.compile(self._after_attention),
         )
-        return compiled, "single-token kernels fused by torch.compile"
+        return fused, "single-token kernels fused by torch.compile"
 
     def _before_attention(
         self, hidden_TD: Tensor, norm_D: Tensor, qkv_ED: Tensor, bias_E: Tensor, cos_T1H: Tensor, sin_T1H: Tensor

@@ -107,6 +107,30 @@ def load_weights(
         return _Assembler(tensors, config, device, dtype, dict(deltas or {})).assemble()
 
 
+def random_weights(config: BackboneConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> BackboneWeights:
+    """Weights drawn at random, for timing a shape whose checkpoint is not at hand."""
+    generator = torch.Generator(device).manual_seed(seed)
+    L, D, I = config.num_blocks, config.hidden_size, config.intermediate_size  # noqa: E741
+    H = config.num_heads * config.head_dim
+
+    def draw(*shape: int) -> Tensor:
+        return torch.empty(shape, device=device, dtype=dtype).normal_(0.0, 0.02, generator=generator)
+
+    embed_VD = draw(config.vocab_size, D)
+    return BackboneWeights(
+        embed_VD=embed_VD,
+        attn_norm_LD=1.0 + draw(L, D),
+        qkv_LED=draw(L, config.qkv_size, D),
+        qkv_bias_LE=draw(L, config.qkv_size),
+        o_LDH=draw(L, D, H),
+        mlp_norm_LD=1.0 + draw(L, D),
+        gate_up_LFD=draw(L, 2 * I, D),
+        down_LDI=draw(L, D, I),
+        final_norm_D=1.0 + draw(D),
+        lm_head_VD=embed_VD if config.tied else draw(config.vocab_size, D),
+    )
+
+
 @dataclass(slots=True)
 class _Assembler:
     tensors: TensorFiles
