@@ -27,7 +27,7 @@ MAX_PLAN_STEPS = 8
 
 def plan_steps(plan: str) -> list[str]:
     """Return the steps of a numbered plan, without their numbers."""
-    return re.findall(r"^\s*\d+[.)]\s+(\S.*?)\s*$", plan, re.MULTILINE)
+    return re.findall(r"^[ \t]*\d+[.)][ \t]+(\S.*?)[ \t]*$", plan, re.MULTILINE)
 
 
 def carry_out(model: BaseChatModel, desk: FrontDesk, task: str, on_step: OnStep) -> DemoRun:
