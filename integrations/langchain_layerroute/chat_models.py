@@ -134,8 +134,9 @@ class LayerRouteChatModel(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that changes an answer: LangChain's cache takes two models with equal values for one."""
         fields = ("model", "adapter", "device", "dtype", "context_window", "router", "program", "scope")
-        decoding = ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop")
+        decoding = ("temperature", "top_p", "top_k", "seed", "max_tokens")
         params: dict[str, Any] = {name: getattr(self, name) for name in (*fields, *decoding)}
+        params["stop_sequences"] = self.stop  # LangChain puts the `stop` of a call, even None, over a "stop"
         if self.engine is not None:
             params["engine"] = repr(self.engine.config)
         return {**params, "output_version": self.output_version, "layerroute_version": __version__}

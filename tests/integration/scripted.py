@@ -64,6 +64,7 @@ class ScriptedEngine:
         self._program = program
         self._conversations: list[tuple[int, ...]] = []
         self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
 
     def submit(self, request: GenerationRequest) -> Generation:
         if len(request.prompt_ids) >= self.context_window:
@@ -72,8 +73,15 @@ class ScriptedEngine:
             raise RouterError("unknown router 'crystal ball': use gates or full")
         self.requests.append(request)
         generation = Generation(request)
-        threading.Thread(target=self._play, args=(request, generation), daemon=True).start()
+        thread = threading.Thread(target=self._play, args=(request, generation), daemon=True)
+        self._threads.append(thread)
+        thread.start()
         return generation
+
+    def join(self) -> None:
+        """Wait until every request has ended, whatever became of its consumer."""
+        for thread in self._threads:
+            thread.join()
 
     def prompt_text(self, index: int = -1) -> str:
         """The prompt of a request, as text."""
@@ -158,7 +166,8 @@ class ScriptedEngine:
             return request.program
         if request.router == "full":
             return "all"
-        return (request.router or "").removeprefix("static:") or self._program
+        static = (request.router or "").partition("static:")[2]
+        return static or self._program
 
     def _cached(self, prompt_ids: tuple[int, ...], made: list[int]) -> int:
         with self._lock:
