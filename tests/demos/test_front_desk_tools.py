@@ -197,7 +197,7 @@ def test_queries_without_words(desk, query):
     assert desk.search_notes(query=query) == {"error": "the query has no words"}
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=30))
 def test_any_text_can_be_noted_and_searched(desk, text):
     added = desk.add_note(text=text)
@@ -260,3 +260,4 @@ def test_a_process_killed_while_filling_leaves_no_half_filled_file(tmp_path, mon
     assert "error" in Desk(tmp_path).find_order(order_id="A-1042")
     monkeypatch.undo()
     assert Desk(tmp_path).find_order(order_id="A-1042")["item"] == "desk lamp"
+    assert len(Desk(tmp_path).list_events(date="2026-11-23")["events"]) == 1
