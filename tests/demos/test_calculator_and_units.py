@@ -164,7 +164,8 @@ RELATIONS = """1 km = 1000 m; 1 m = 100 cm; 1 m = 1000 mm; 1 in = 2.54 cm; 1 ft 
 1 nmi = 1.852 km; 1 kg = 1000 g; 1 g = 1000 mg; 1 t = 1000 kg; 1 lb = 16 oz; 1 st = 14 lb; 1 lb = 453.59237 g
 1 l = 10 dl; 1 l = 100 cl; 1 l = 1000 ml; 1 m3 = 1000 l; 1 gal = 4 qt; 1 qt = 2 pt; 1 pt = 2 cup; 1 cup = 8 floz
 1 floz = 2 tbsp; 1 tbsp = 3 tsp; 1 gal = 3.785411784 l; 1 s = 1000 ms; 1 min = 60 s; 1 h = 60 min; 1 d = 24 h
-1 wk = 7 d; 1 m/s = 3.6 km/h; 1 mph = 1.609344 km/h; 1 kn = 1.852 km/h; 1 ft/s = 0.3048 m/s; 1 km2 = 100 ha; 1 ha = 10000 m2
+1 wk = 7 d; 1 m/s = 3.6 km/h
+1 mph = 1.609344 km/h; 1 kn = 1.852 km/h; 1 ft/s = 0.3048 m/s; 1 km2 = 100 ha; 1 ha = 10000 m2
 1 m2 = 10000 cm2; 1 acre = 43560 ft2; 1 mi2 = 640 acre; 1 ft2 = 929.0304 cm2; 1 B = 8 bit; 1 KB = 1000 B; 1 MB = 1000 KB
 1 GB = 1000 MB; 1 TB = 1000 GB; 1 KiB = 1024 B; 1 MiB = 1024 KiB; 1 GiB = 1024 MiB"""
 
