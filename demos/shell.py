@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from langchain_core.exceptions import ModelError
 from langchain_core.language_models import BaseChatModel
 from rich.console import Console
-from rich.status import Status
 
 from langchain_layerroute import LayerRouteChatModel
 from langchain_layerroute.front_desk.runner import DemoRun, OnStep
 from layerroute.console import RunView
 from layerroute.errors import LayerRouteError
-from layerroute.report import StepReport
 
 
 def read_options(description: str | None, task: str, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -39,19 +37,14 @@ def present(options: argparse.Namespace, work: Callable[[OnStep], DemoRun]) -> i
     Returns:
         0, or 1 if the agent did not finish.
     """
-    console = Console(stderr=True, quiet=options.json)
-    view = RunView(console)
+    view = RunView(Console(stderr=True, quiet=options.json))
     try:
-        with console.status("loading the model") as status:
-            run = work(lambda step: _show_step(view, status, step))
+        with view.loading("loading the model"):
+            run = work(view.step)
     except (LayerRouteError, ModelError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    view.calls(run.tool_calls)
     view.summary(run.steps)
     print(json.dumps(run.document(), ensure_ascii=False) if options.json else run.answer)
     return 0 if run.error is None else 1
-
-
-def _show_step(view: RunView, status: Status, step: StepReport) -> None:
-    status.update("working")
-    view.step(step)
