@@ -156,9 +156,8 @@ class Engine:
                 generation.fail(GenerationCancelledError("cancelled in the queue"))
                 continue
             try:
-                runner = self.load()
                 queue_ms = 1000.0 * (time.perf_counter() - queued)
-                generation.finish(runner.run(request, generation, queue_ms))
+                generation.finish(self.load().run(request, generation, queue_ms))
             except BaseException as error:  # whatever happened, the consumer must hear of it, and the thread live on
                 generation.fail(error)
 
