@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Delta
 from layerroute.report import StepKind
 
-_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*', re.DOTALL)
-_ARGUMENTS = re.compile(r'"arguments"\s*:\s*(?=\{)')
+_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
+_ARGUMENTS = re.compile(r'\s*,\s*"arguments"\s*:\s*(?=\{)')
 _JSON_TURN = re.compile(r'["\\{}]')
 
 

@@ -1,0 +1,84 @@
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerroute.engine.request import Sampling
+from layerroute.engine.sampling import Sampler
+from layerroute.errors import LayerRouteError
+
+logits_lists = st.lists(st.floats(-30, 30, width=16), min_size=2, max_size=40)
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 1e-9, 0.3, 1.0, 50.0]),
+    top_k=st.integers(0, 50),
+    top_p=st.floats(0.01, 1.0),
+    seed=st.integers(0, 2**31),
+)
+
+
+def draw(sampling: Sampling, logits: torch.Tensor, times: int) -> list[int]:
+    sampler = Sampler(sampling, "cpu")
+    return [sampler.pick(logits) for _ in range(times)]
+
+
+@given(logits_lists, samplings, st.data(), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_a_masked_token_is_never_picked(
+    logits: list[float], sampling: Sampling, data: st.DataObject, dtype: torch.dtype
+) -> None:
+    allowed = data.draw(st.sets(st.integers(0, len(logits) - 1), min_size=1))
+    mask = torch.zeros(len(logits), dtype=torch.bool)
+    mask[list(allowed)] = True
+    sampler = Sampler(sampling, "cpu")
+    assert {sampler.pick(torch.tensor(logits, dtype=dtype), mask) for _ in range(5)} <= allowed
+
+
+@given(logits_lists, samplings)
+def test_the_same_seed_draws_the_same_tokens(logits: list[float], sampling: Sampling) -> None:
+    logits_V = torch.tensor(logits)
+    assert draw(sampling, logits_V, 8) == draw(sampling, logits_V, 8)
+
+
+@given(logits_lists, st.integers(1, 10), st.floats(0.05, 0.95))
+@settings(max_examples=50)
+def test_only_the_likeliest_tokens_are_drawn(logits: list[float], top_k: int, top_p: float) -> None:
+    logits_V = torch.tensor(logits)
+    for token in draw(Sampling(temperature=5.0, top_k=top_k, top_p=top_p, seed=0), logits_V, 20):
+        likelier = logits_V > logits_V[token]
+        assert int(likelier.sum()) < top_k
+        kept = (logits_V / 5.0).topk(min(top_k, len(logits))).values.softmax(0)
+        assert float(kept[: int(likelier.sum())].sum()) < top_p + 1e-4
+
+
+def test_draws_follow_the_softmax_at_the_temperature() -> None:
+    logits_V, temperature, draws = torch.tensor([1.0, 0.0, -1.0, 2.0]), 0.7, 20_000
+    counts = Counter(draw(Sampling(temperature=temperature, seed=1), logits_V, draws))
+    for token, probability in enumerate((logits_V / temperature).softmax(0).tolist()):
+        assert counts[token] / draws == pytest.approx(probability, abs=0.015)
+
+
+def test_greedy_takes_the_best_allowed_token() -> None:
+    sampler = Sampler(Sampling(), "cpu")
+    logits_V = torch.tensor([0.0, 3.0, 2.0])
+    assert sampler.pick(logits_V) == 1
+    assert sampler.pick(logits_V, torch.tensor([True, False, True])) == 2
+    assert logits_V.tolist() == [0.0, 3.0, 2.0]  # the caller's logits are left alone
+
+
+def test_without_a_seed_two_requests_differ() -> None:
+    assert draw(Sampling(temperature=1.0), torch.zeros(1000), 20) != draw(
+        Sampling(temperature=1.0), torch.zeros(1000), 20
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_to_pick_is_an_error(temperature: float) -> None:
+    sampler = Sampler(Sampling(temperature=temperature, seed=0), "cpu")
+    with pytest.raises(LayerRouteError, match="simplify"):
+        sampler.pick(torch.zeros(3), torch.zeros(3, dtype=torch.bool))
+    with pytest.raises(LayerRouteError, match="dtype"):
+        sampler.pick(torch.tensor([0.0, float("nan"), 1.0]))
+    with pytest.raises(LayerRouteError, match="dtype"):
+        sampler.pick(torch.tensor([0.0, float("inf"), 1.0]))
