@@ -1,0 +1,67 @@
+"""The command line: `layerroute demo|chat|report|version`. Answers go to stdout, everything else to stderr."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from layerroute.commands import chat, demo, report, version
+from layerroute.errors import LayerRouteError
+
+COMMANDS = {"demo": demo, "chat": chat, "report": report, "version": version}
+"""Each module has `HELP`, `add_arguments(parser)` and `run(args) -> exit code`."""
+
+_EPILOG = """exit codes: 0 done, 1 a task was not finished, 2 wrong usage or bad input, 130 interrupted"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="layerroute",
+        description="Agents whose model decides per step which transformer blocks run, and reports what that saved.",
+        epilog=_EPILOG,
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.HELP, description=command.__doc__, epilog=_EPILOG)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # an answer the terminal cannot spell is escaped, not a crash
+            stream.reconfigure(errors="backslashreplace")
+    args = build_parser().parse_args(arguments)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of stdout has gone. Without this, Python would complain when it flushes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        message = _user_error(error)
+        if message is None:
+            raise
+        print(f"layerroute: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+
+
+def _user_error(error: Exception) -> str | None:
+    """Return the message if the user can do something about it, None if the error is a bug."""
+    if isinstance(error, LayerRouteError) or isinstance(error.__cause__, LayerRouteError):
+        return str(error)
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Talk to the model, without tools. Without --message it reads one message per line until the end of the input."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from layerroute.commands.shared import (
+    Recorder,
+    add_model_arguments,
+    chat_model,
+    print_answer,
+    print_document,
+    read_lines,
+)
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessageChunk, BaseMessage
+
+    from langchain_layerroute import LayerRouteChatModel
+
+HELP = "talk to the model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--message", metavar="TEXT", help="say this, print the answer, and end")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Hold the conversation."""
+    from langchain_core.messages import HumanMessage, SystemMessage
+
+    from layerroute.errors import RequestError
+
+    if args.json and args.message is None:
+        raise RequestError("--json prints one document for one message: give --message")
+    model = chat_model(args)
+    recorder = Recorder(args)
+    messages: list[BaseMessage] = [SystemMessage(args.system)] if args.system else []
+    asked: Iterable[str] = read_lines(recorder, "you> ") if args.message is None else [args.message]
+    for text in asked:
+        recorder.task = text
+        answer = _answer(model, [*messages, HumanMessage(text)], recorder, streaming=not args.json)
+        messages += [HumanMessage(text), answer]
+        recorder.check()
+    if args.json:
+        print_document({"answer": str(answer.text), "steps": [step.model_dump(mode="json") for step in recorder.steps]})
+    else:
+        recorder.view.summary(recorder.steps)
+    return 0
+
+
+def _answer(
+    model: "LayerRouteChatModel", messages: "list[BaseMessage]", recorder: Recorder, streaming: bool
+) -> "AIMessageChunk":
+    """Stream an answer to stdout, and pass its report on."""
+    from langchain_layerroute.callbacks import report_of
+
+    chunks = model.stream(messages)
+    with recorder.view.loading("loading the model" if not recorder.steps else "reading"):
+        answer = next(chunks)
+    for chunk in chunks if not streaming else _shown(answer, chunks):
+        answer += chunk
+    report = report_of(answer)
+    if report is not None:
+        recorder.step(report)
+    return answer
+
+
+def _shown(first: "AIMessageChunk", rest: "Iterator[AIMessageChunk]") -> "Iterator[AIMessageChunk]":
+    """Print an answer while it is made; yields what comes after its first chunk."""
+    print_answer(str(first.text), end="")
+    for chunk in rest:
+        print_answer(str(chunk.text), end="")
+        yield chunk
+    print_answer("")

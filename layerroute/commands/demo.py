@@ -1,0 +1,61 @@
+"""Watch a front-desk agent work: it looks up and changes orders, converts, calculates, takes notes, keeps a calendar.
+
+Without --task and --interactive it carries out a script of several tasks.
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from layerroute.commands.shared import (
+    Recorder,
+    add_model_arguments,
+    chat_model,
+    print_answer,
+    print_document,
+    read_lines,
+)
+
+if TYPE_CHECKING:
+    from langchain_layerroute.front_desk.agent import DemoRun, FrontDesk
+
+HELP = "watch a tool-using agent work, step by step"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--task", action="append", metavar="TEXT", help="what to do, in plain words; may be repeated")
+    what.add_argument("--interactive", action="store_true", help="ask for one task after another, as one conversation")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the tasks; 0, or 1 if the agent did not finish one of them."""
+    from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, FrontDesk
+    from layerroute.errors import RequestError
+
+    if args.interactive and args.json:
+        raise RequestError("--json prints one document for given tasks: use it with --task, not with --interactive")
+    recorder = Recorder(args)
+    runs = []
+    with FrontDesk(chat_model(args)) as desk:
+        for task in read_lines(recorder, "task> ") if args.interactive else args.task or DEFAULT_TASKS:
+            runs.append(_carry_out(desk, task, recorder, keep_history=args.interactive))
+            if not args.json:
+                print_answer(runs[-1].answer)
+                recorder.console.print()
+    if args.json:
+        documents = [run.document() for run in runs]
+        print_document(documents[0] if args.task and len(documents) == 1 else {"tasks": documents})
+    recorder.view.summary(recorder.steps)
+    return 1 if any(run.error for run in runs) else 0
+
+
+def _carry_out(desk: "FrontDesk", task: str, recorder: Recorder, keep_history: bool) -> "DemoRun":
+    recorder.task = task
+    recorder.view.heading(task)
+    with recorder.view.loading("loading the model" if not recorder.steps else "working"):
+        done = desk.run(task, on_step=recorder.step, keep_history=keep_history)
+    recorder.check()
+    recorder.view.calls(done.tool_calls)
+    return done

@@ -1,0 +1,113 @@
+"""What commands that run a model share: its options, and what happens to each step's report."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from layerroute.console import RunView, plain
+from layerroute.errors import LayerRouteError
+from layerroute.ledger import append, new_run_id
+from layerroute.report import StepReport
+
+if TYPE_CHECKING:
+    from langchain_layerroute import LayerRouteChatModel
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model, how it is routed, and where reports go."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="embedded", help='"embedded", a folder or a hub id (default: %(default)s)')
+    model.add_argument("--adapter", metavar="FOLDER", help='bundle, or "none" (default: the one the model ships with)')
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    routing = parser.add_argument_group("routing")
+    routing.add_argument(
+        "--router",
+        metavar="SPEC",
+        help="gates, full, static:PROGRAM, random:RATE[:SEED] or length:TOKENS:PROGRAM "
+        "(default: gates if the model has a bundle, else full)",
+    )
+    routing.add_argument("--program", help='blocks to run instead of asking a router, such as "0-7,9,12-23"')
+    routing.add_argument(
+        "--scope",
+        choices=("generation", "sequence"),
+        default="generation",
+        help="tokens the program governs: generated ones, or the prompt too (default: %(default)s)",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--ledger", type=Path, metavar="FILE", help="append each step's report to this file")
+    output.add_argument("--json", action="store_true", help="print one JSON document on stdout, and no reports")
+
+
+def chat_model(args: argparse.Namespace) -> "LayerRouteChatModel":
+    """Make the model the options name; weights are loaded at its first call."""
+    from langchain_layerroute import LayerRouteChatModel
+
+    return LayerRouteChatModel(
+        model=args.model,
+        adapter=args.adapter,
+        device=args.device,
+        router=args.router,
+        program=args.program,
+        scope=args.scope,
+    )
+
+
+class Recorder:
+    """Takes the report of every step: shows it, keeps it, and appends it to the ledger."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.console = Console(stderr=True, quiet=args.json)
+        self.view = RunView(self.console)
+        self.steps: list[StepReport] = []
+        self.task = ""
+        self._ledger: Path | None = args.ledger
+        self._run = new_run_id()
+        self._error: LayerRouteError | None = None
+
+    def step(self, report: StepReport) -> None:
+        """Take one report. What goes wrong is raised by `check`, since callers may swallow what callbacks raise."""
+        self.steps.append(report)
+        self.view.step(report)
+        if self._ledger is not None and self._error is None:
+            try:
+                append(self._ledger, report, run=self._run, task=self.task)
+            except LayerRouteError as error:
+                self._error = error
+
+    def check(self) -> None:
+        """Raise what went wrong since the last check.
+
+        Raises:
+            LedgerError: a report could not be written.
+        """
+        if self._error is not None:
+            raise self._error
+
+
+def read_lines(recorder: Recorder, prompt: str) -> Iterator[str]:
+    """Read lines that are not blank from stdin until its end, prompting on stderr if a person types them."""
+    while True:
+        if sys.stdin.isatty():
+            recorder.console.print(Text(prompt, style="bold"), end="")
+        try:
+            line = input()
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+
+
+def print_answer(text: str, end: str = "\n") -> None:
+    """Print an answer, or a piece of one, on stdout at once; what is foreign in it cannot steer a terminal."""
+    print(plain(text) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def print_document(document: dict[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(document, ensure_ascii=False, indent=2))
