@@ -2,26 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.output_parsers.base import BaseOutputParser, OutputParserLike
-from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema
-from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, SkipValidation
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from langchain_layerroute.errors import InvalidRequestError, langchain_errors
 from langchain_layerroute.messages import to_chat_messages
 from langchain_layerroute.steps import PROVIDER, Prompt, Step
+from langchain_layerroute.structured import StructuredMethod, structure, with_raw
 from langchain_layerroute.tools import AnyTool, ToolChoice, to_choice, to_constraint, to_openai_tools
 from layerroute import __version__
 from layerroute.backbone.config import EMBEDDED
@@ -30,8 +25,6 @@ from layerroute.engine.config import EngineConfig
 from layerroute.engine.engine import TextEngine, shared_engine
 from layerroute.engine.request import GenerationRequest, Sampling
 from layerroute.report import Scope
-
-StructuredMethod = Literal["function_calling", "json_schema", "json_mode"]
 
 # What one call may set; everything else is refused, because a typo would otherwise change nothing in silence.
 _DECODING_OPTIONS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "timeout", "scope")
@@ -116,7 +109,7 @@ class LayerRouteChatModel(BaseChatModel):
     streaming: bool = False
     """Whether `invoke` streams internally, so that callbacks see tokens."""
 
-    engine: SkipValidation[Any] = Field(default=None, exclude=True, repr=False)
+    engine: Any = Field(default=None, exclude=True, repr=False)
     """A `TextEngine` to use instead of the shared one that the other fields describe."""
 
     # What LangChain asks about.
@@ -220,7 +213,7 @@ class LayerRouteChatModel(BaseChatModel):
                 top_p=self._option("top_p", options) or 1.0,
                 seed=self._option("seed", options),
             ),
-            stop=tuple(self.stop or ()) if stop is None else tuple(stop),
+            stop=_stop_strings(self.stop if stop is None else stop),
             scope=self._option("scope", options),
             constraint=to_constraint(
                 tools,
@@ -366,32 +359,10 @@ class LayerRouteChatModel(BaseChatModel):
         """
         if kwargs:
             raise InvalidRequestError(f"with_structured_output does not know {', '.join(map(repr, kwargs))}")
-        if schema is None and method != "json_mode":
-            raise InvalidRequestError(f'method "{method}" needs a schema: give one, or use method="json_mode"')
-        traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-        bound: dict[str, Any] = {} if schema is None else {"ls_structured_output_format": traced}
-        match method:
-            case "function_calling":
-                name = to_openai_tools([schema])[0]["function"]["name"]  # type: ignore[list-item]
-                llm = self.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, **bound)  # type: ignore[list-item]
-                parser = _tool_parser(schema, name)
-            case "json_schema":
-                json_schema = convert_to_json_schema(schema)  # type: ignore[arg-type]
-                inner = {"name": json_schema["title"], "schema": json_schema}
-                llm = self.bind(response_format={"type": "json_schema", "json_schema": inner}, **bound)
-                parser = _text_parser(schema)
-            case "json_mode":
-                llm = self.bind(response_format={"type": "json_object"}, **bound)
-                parser = _text_parser(schema)
-            case _:
-                raise InvalidRequestError(
-                    f'unknown method {method!r}: use "function_calling", "json_schema" or "json_mode"'
-                )
-        if not include_raw:
-            return llm | parser
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=llm) | parsed.with_fallbacks([unparsed], exception_key="parsing_error")
+        options, parser = structure(schema, method, strict)
+        tools = options.pop("tools", None)
+        llm = self.bind(**options) if tools is None else self.bind_tools(tools, **options)
+        return with_raw(llm, parser) if include_raw else llm | parser
 
 
 ChatLayerRoute = LayerRouteChatModel
@@ -404,21 +375,13 @@ def _split_model(model: str) -> tuple[str, str | None]:
     return name, router or None
 
 
+def _stop_strings(stop: list[str] | str | None) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
 def _refuse_unknown(options: dict[str, Any]) -> None:
     unknown = options.keys() - set(_CALL_OPTIONS)
     if unknown:
         raise InvalidRequestError(
             f"unknown option {', '.join(sorted(map(repr, unknown)))}: a call takes stop, {', '.join(_CALL_OPTIONS)}"
         )
-
-
-def _tool_parser(schema: Any, name: str) -> OutputParserLike[Any]:
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
-        return PydanticToolsParser(tools=[schema], first_tool_only=True)
-    return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-
-
-def _text_parser(schema: Any) -> BaseOutputParser[Any]:
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
-        return PydanticOutputParser(pydantic_object=schema)
-    return JsonOutputParser()

@@ -41,7 +41,8 @@ class ScriptedEngine:
     """Plays a script; every request has a thread of its own, so requests interleave.
 
     Attributes:
-        requests: what was asked for. steps: tokens made so far, over all requests.
+        requests, generations: what was asked for, and the handles given out.
+        steps: tokens made so far, over all requests.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ScriptedEngine:
         self.tokenizer = tokenizer
         self.context_window = context_window
         self.requests: list[GenerationRequest] = []
+        self.generations: list[Generation] = []
         self.steps = 0
         self._script = script or obliging
         self._seconds_per_token = seconds_per_token
@@ -73,6 +75,7 @@ class ScriptedEngine:
             raise RouterError("unknown router 'crystal ball': use gates or full")
         self.requests.append(request)
         generation = Generation(request)
+        self.generations.append(generation)
         thread = threading.Thread(target=self._play, args=(request, generation), daemon=True)
         self._threads.append(thread)
         thread.start()

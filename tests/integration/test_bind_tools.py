@@ -196,7 +196,7 @@ def test_function_calling_forces_one_call_of_the_schema():
     assert (constraint.tool_choice, constraint.parallel, constraint.tools[0].name) == ("required", False, "Joke")
 
 
-@pytest.mark.parametrize("kwargs", [{"method": "telepathy"}, {"schema": None}, {"tools": []}])
+@pytest.mark.parametrize("kwargs", [{"method": "telepathy"}, {"schema": None}, {"tools": []}, {"schema": 3}])
 def test_structured_output_refuses(kwargs: dict[str, Any]):
     with pytest.raises(ModelInvalidRequestError):
         LayerRouteChatModel(engine=ScriptedEngine()).with_structured_output(**{"schema": Joke, **kwargs})

@@ -24,6 +24,8 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.runnables import ConfigurableField
+from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
 from pydantic import ValidationError
 from scripted import ScriptedEngine, call_text, saying
 
@@ -115,6 +117,15 @@ def test_v1_content_keeps_text_and_calls_apart(answer: str):
         )
         blocks = [block for block in message.content_blocks if block["type"] == "tool_call"]
         assert [block["args"] for block in blocks] == [call["args"] for call in invoked.tool_calls]
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+def test_events_add_up_to_the_message(answer: str):
+    model = model_saying(answer)
+    invoked = model.invoke("Hello")
+    stream = model.stream_events("Hello", version="v3")
+    assert_valid_event_stream(list(stream))
+    assert {**gist(stream.output), "content": stream.output.text} == gist(invoked)
 
 
 def test_report_and_usage():
@@ -244,8 +255,9 @@ async def test_timeout_in_asyncio():
     assert engine.steps < 250
 
 
-def test_stop_is_cut_off():
-    message = model_saying("one two three", stop=["two"]).invoke("Hello")
+@pytest.mark.parametrize("stop", [["two"], "two", ["three", "two"]])
+def test_stop_is_cut_off(stop: Any):
+    message = model_saying("one two three").invoke("Hello", stop=stop)
     assert message.content == "one "
     assert message.response_metadata["finish_reason"] == "stop"
 
@@ -288,9 +300,10 @@ def test_odd_spellings_are_kept():
     assert second[len(first) : len(first) + len(spelled)] == tuple(spelled)
 
 
-def test_streamed_turns_are_kept_too():
+@pytest.mark.parametrize("output_version", ["v0", "v1"])
+def test_streamed_turns_are_kept_too(output_version: str):
     engine = ScriptedEngine(saying("Hello."))
-    model = LayerRouteChatModel(engine=engine)
+    model = LayerRouteChatModel(engine=engine, output_version=output_version)
     answer = summed(list(model.stream("Hi")))
     again = model.invoke([HumanMessage("Hi"), answer, HumanMessage("And?")])
     assert again.usage_metadata is not None
@@ -373,6 +386,15 @@ def test_profile_of_a_hub_model_needs_no_network():
     model = LayerRouteChatModel(model="Qwen/Qwen2.5-0.5B-Instruct")
     assert model.profile is not None
     assert "max_input_tokens" not in model.profile
+
+
+def test_fields_can_be_configured_after_a_call():
+    engine = ScriptedEngine()
+    model = LayerRouteChatModel(engine=engine)
+    model.invoke("Hello")
+    configurable = model.configurable_fields(router=ConfigurableField(id="router"))
+    configurable.with_config(configurable={"router": "full"}).invoke("Hello")
+    assert [request.router for request in engine.requests] == [None, "full"]
 
 
 def test_tokens_are_counted_with_the_models_own_tokenizer():

@@ -56,7 +56,7 @@ class TestIntegration(_Scripted, ChatModelIntegrationTests):
 
 
 class TestIntegrationJsonSchema(TestIntegration):
-    """Once more with the other way to structured output; only what that changes."""
+    """Once more, with structured output by response format instead of a forced tool call."""
 
     @property
     def structured_output_kwargs(self) -> dict[str, Any]:

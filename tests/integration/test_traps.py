@@ -221,6 +221,14 @@ async def test_t13_breaking_out_of_an_astream_stops_the_engine():
     assert engine.steps < 250
 
 
+async def test_t13_closing_the_models_own_astream_cancels_at_once():
+    engine = ScriptedEngine(saying(LONG), seconds_per_token=0.002)
+    stream = LayerRouteChatModel(engine=engine)._astream([HumanMessage("Hello")])
+    await anext(stream)
+    await stream.aclose()
+    assert engine.generations[0].cancelled
+
+
 class _Tokens(BaseCallbackHandler):
     def __init__(self) -> None:
         self.tokens: list[str] = []
