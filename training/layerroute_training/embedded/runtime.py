@@ -80,7 +80,7 @@ def choose_runtime(network: Network, rows: int, row_tokens: int, journal: Journa
 
 
 def first_that_agrees(network: Network, candidates: Mapping[str, Runtime], journal: Journal) -> Runtime | None:
-    """Compile the network and return the first runtime whose gradients are the plain ones; None leaves it uncompiled."""
+    """Compile the network and return the first runtime whose gradients are the plain ones; else None, uncompiled."""
     rejected = []
     for name, runtime in candidates.items():
         plain = replace(runtime, make_mask=dense_mask, rows=2)

@@ -1,0 +1,1 @@
+"""Generated tool-use conversations: seeded, pure Python, with true or plausible results."""
