@@ -80,6 +80,13 @@ def test_text_that_cannot_begin_a_stop_string_is_not_held_back() -> None:
         assert text_of(detokenizer.add(token_id)) == TOKENIZER.decode([token_id])
 
 
+def test_of_two_stop_strings_in_one_token_the_first_cuts() -> None:
+    (token_id,) = TOKENIZER.encode(" the")
+    for stop in (("e", "h"), ("h", "e")):
+        deltas, _ = run([token_id], stop)
+        assert deltas == [Delta(" t", (token_id,))]
+
+
 def test_a_stop_string_spans_tokens_and_cuts_the_marker_behind_it() -> None:
     deltas, detokenizer = run([*TOKENIZER.encode("Answer: done"), OPEN, *TOKENIZER.encode("more")], ("done<tool",))
     assert text_of(deltas) == "Answer: "

@@ -52,6 +52,12 @@ def test_only_the_likeliest_tokens_are_drawn(logits: list[float], top_k: int, to
         assert float(kept[: int(likelier.sum())].sum()) < top_p + 1e-4
 
 
+def test_top_k_keeps_k_tokens_and_top_p_the_fewest_that_reach_p() -> None:
+    logits_V = torch.tensor([0.1, 0.4, 0.2, 0.3])
+    assert set(draw(Sampling(temperature=1.0, top_k=2, seed=0), logits_V, 100)) == {1, 3}
+    assert set(draw(Sampling(temperature=1.0, top_p=0.6, seed=0), logits_V, 200)) == {1, 2, 3}
+
+
 def test_draws_follow_the_softmax_at_the_temperature() -> None:
     logits_V, temperature, draws = torch.tensor([1.0, 0.0, -1.0, 2.0]), 0.7, 20_000
     counts = Counter(draw(Sampling(temperature=temperature, seed=1), logits_V, draws))
