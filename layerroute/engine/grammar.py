@@ -235,7 +235,8 @@ class GrammarFactory:
     def _tokens(self) -> LLTokenizer:
         """llguidance's view of the vocabulary, made at first need (seconds for a large one).
 
-        Every added token is declared special: otherwise `<tool_call>` would pass as text inside a JSON string.
+        Every added token is declared special, so that none passes as text inside a JSON string; left to itself,
+        llguidance guesses from the spelling which of them are.
         """
         if self._ll_tokenizer is None:
             backend = json.loads(self._tokenizer.backend_tokenizer.to_str())
