@@ -11,7 +11,7 @@ from layerroute.errors import LayerRouteError
 COMMANDS = {"demo": demo, "chat": chat, "report": report, "version": version}
 """Each module has `HELP`, `add_arguments(parser)` and `run(args) -> exit code`."""
 
-_EPILOG = """exit codes: 0 done, 1 a task was not finished, 2 wrong usage or bad input, 130 interrupted"""
+_EPILOG = """exit codes: 0 done, 1 not finished, 2 wrong usage or bad input, 130 interrupted"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of stdout has gone. Without this, Python would complain when it flushes stdout at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 1
     except Exception as error:
         message = _user_error(error)
         if message is None:

@@ -143,7 +143,7 @@ class RunView:
         elif wrap:
             self._console.print(text)
         else:
-            self._console.print(text, no_wrap=True, overflow="ellipsis")
+            self._console.print(text, no_wrap=True, overflow="crop" if self._glyphs is _ASCII else "ellipsis")
 
 
 def _width(column: _Column, num_blocks: int) -> int:
@@ -229,12 +229,13 @@ def _count(number: int) -> Text:
 
 def _time(milliseconds: float) -> Text:
     if milliseconds >= 9999.5:
-        return Text(f"{milliseconds / 1000:.1f} s")
+        seconds = milliseconds / 1000
+        return Text(f"{seconds:.1f} s" if seconds < 999.95 else f"{seconds:.0f} s")
     return Text(f"{milliseconds:.1f} ms" if milliseconds < 9.95 else f"{milliseconds:.0f} ms")
 
 
 def _rate(tokens_per_second: float) -> Text:
-    return Text(f"{tokens_per_second:.0f}" if tokens_per_second else "")
+    return _count(round(tokens_per_second)) if tokens_per_second else Text()
 
 
 def _group_rate(group: KindSummary) -> float:

@@ -1,8 +1,9 @@
 """Talk to the model, without tools. Without --message it reads one message per line until the end of the input."""
 
 import argparse
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, cast
 
 from layerroute.commands.shared import (
     Recorder,
@@ -58,11 +59,11 @@ def _answer(
     """Stream an answer to stdout, and pass its report on."""
     from langchain_layerroute.callbacks import report_of
 
-    chunks = model.stream(messages)
-    with recorder.view.loading("loading the model" if not recorder.steps else "reading"):
-        answer = next(chunks)
-    for chunk in chunks if not streaming else _shown(answer, chunks):
-        answer += chunk
+    with closing(cast("Generator[AIMessageChunk]", model.stream(messages))) as chunks:  # leaving early cancels it
+        with recorder.view.loading("loading the model" if not recorder.steps else "reading"):
+            answer = next(chunks)
+        for chunk in _shown(answer, chunks) if streaming else chunks:
+            answer += chunk
     report = report_of(answer)
     if report is not None:
         recorder.step(report)

@@ -1,0 +1,317 @@
+"""The terminal view: every width, pipes, ASCII terminals, and strings that would like to be markup."""
+
+import io
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from layerroute.console import RunView, plain
+from layerroute.report import StepKind, StepReport, Timings, VisitCounts
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+def make_step(num_blocks=24, skipped=range(8, 16), looped=(), **changes):
+    visits = [0 if block in skipped else 2 if block in looped else 1 for block in range(num_blocks)]
+    fields = {
+        "model": "tiny",
+        "device": "cpu",
+        "dtype": "float32",
+        "backend": "eager",
+        "router": "gates",
+        "reason": "expects tool call",
+        "scope": "generation",
+        "kind": StepKind.TOOL_CALL,
+        "predicted_kind": StepKind.TOOL_CALL,
+        "num_blocks": num_blocks,
+        "program": "0-7,16-23",
+        "nominal_program": "0-7,16-23",
+        "visits_per_block": tuple(visits),
+        "prefill": VisitCounts(executed=240),
+        "decode": VisitCounts(executed=200, skipped=100),
+        "prompt_tokens": 1834,
+        "cached_tokens": 1700,
+        "generated_tokens": 31,
+        "fast_forwarded_tokens": 12,
+        "decode_steps": 18,
+        "flops_full": 1000,
+        "flops_realised": 780,
+        "bytes_full": 1000,
+        "bytes_realised": 900,
+        "milliseconds": Timings(prefill=133.2, decode=402.1),
+        "finish_reason": "tool_calls",
+    }
+    return StepReport(**(fields | changes))
+
+
+def shown(act, width=120, terminal=True, encoding="utf-8", **console):
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace", newline="")
+    act(RunView(Console(file=file, width=width, force_terminal=terminal, **console)))
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def lines(act, **console):
+    return ANSI.sub("", shown(act, **console)).splitlines()
+
+
+# What a line says.
+
+
+def test_the_full_line():
+    header, line = lines(lambda view: view.step(make_step()))
+    words = "step kind predicted blocks prompt cached generated fast-fwd prefill decode tok/s FLOPs"
+    assert " ".join(header.split()) == words
+    assert line.split("  ")[0].strip() == ""
+    for part in (
+        "1 tool call ✓ tool call ■■■■■■■■········■■■■■■■■",
+        "1834",
+        "1700",
+        "31",
+        "12",
+        "133 ms",
+        "402 ms",
+        "75",
+        "-22%",
+    ):
+        assert part in line
+    for word, value in (("prompt", "1834"), ("cached", "1700"), ("generated", "31"), ("FLOPs", "-22%")):
+        assert header.index(word) + len(word) == line.index(value) + len(value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_run_skipped_and_looped_differ_without_colour(encoding):
+    step = make_step(num_blocks=6, skipped=(1,), looped=(2,), visits_per_block=(1, 0, 2, 1, 9, 12))
+    strip = "■·2■9+" if encoding == "utf-8" else "#.2#9+"
+    assert strip in lines(lambda view: view.step(step), encoding=encoding)[1]
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_a_wrong_guess_is_marked(width):
+    def guess(predicted):
+        line = lines(lambda view: view.step(make_step(predicted_kind=predicted)), width=width)[1]
+        return [mark for mark in "✓✗" if mark in line]
+
+    assert guess(StepKind.TOOL_CALL) == ["✓"]
+    assert guess(StepKind.PLANNING) == ["✗"]
+    assert guess(None) == []
+
+
+def test_steps_are_numbered_per_task_and_the_header_comes_once():
+    def act(view):
+        for _ in range(2):
+            view.heading("task")
+            view.step(make_step())
+            view.step(make_step())
+
+    out = lines(act)
+    assert [line.split()[0] for line in out] == ["task", "step", "1", "2", "task", "1", "2"]
+
+
+def test_what_the_line_has_no_column_for_is_remarked():
+    assert len(lines(lambda view: view.step(make_step()))) == 2
+    cut = lines(lambda view: view.step(make_step(finish_reason="length")))
+    assert "token limit" in cut[2]
+    assert "cancelled" in lines(lambda view: view.step(make_step(finish_reason="cancelled")))[2]
+    assert (
+        "asked for 0-3, the device ran 0-7,16-23" in lines(lambda view: view.step(make_step(nominal_program="0-3")))[2]
+    )
+
+
+@pytest.mark.parametrize(("realised", "shown_as"), [(780, "-22%"), (1000, "0%"), (1001, "0%"), (1120, "+12%")])
+def test_flops_are_a_signed_change(realised, shown_as):
+    assert lines(lambda view: view.step(make_step(flops_realised=realised)))[1].split()[-1] == shown_as
+
+
+# Widths.
+
+
+@settings(deadline=None)
+@given(
+    width=st.integers(40, 160),
+    num_blocks=st.integers(1, 90),
+    encoding=st.sampled_from(["utf-8", "ascii"]),
+    tokens=st.integers(0, 10**8),
+    milliseconds=st.just(0) | st.floats(1, 10**6),
+)
+def test_a_step_takes_one_line_at_any_width(width, num_blocks, encoding, tokens, milliseconds):
+    step = make_step(
+        num_blocks=num_blocks,
+        prompt_tokens=tokens,
+        generated_tokens=tokens % 10_000,
+        milliseconds=Timings(prefill=milliseconds, decode=milliseconds),
+    )
+    out = lines(lambda view: view.step(step), width=width, encoding=encoding)
+    assert len(out) == 2
+    assert all(cell_len(line) <= width for line in out)
+
+
+@pytest.mark.parametrize("width", [113, 97, 80, 58, 45, 40])
+def test_the_strip_is_never_cut_where_it_fits(width):
+    for narrower in (width, width + 5):
+        assert "■■■■■■■■········■■■■■■■■" in lines(lambda view: view.step(make_step()), width=narrower)[1]
+
+
+def test_a_strip_that_cannot_fit_becomes_a_count():
+    step = make_step(num_blocks=80)
+    out = lines(lambda view: view.step(step), width=60)[1]
+    assert "72/80" in out
+    assert "■" not in out
+
+
+def test_narrower_layouts_keep_the_most_important():
+    def parts(width):
+        return lines(lambda view: view.step(make_step()), width=width)[1]
+
+    assert "133 ms" in parts(97)
+    assert "133 ms" not in parts(96)
+    assert "402 ms" in parts(80)
+    assert "1834" in parts(80)
+    assert "75" in parts(58)
+    assert "31" in parts(45)
+    assert parts(40).split()[-1] == "-22%"
+
+
+# Pipes, colours, encodings.
+
+
+def test_a_pipe_gets_the_full_line_without_control_characters():
+    def act(view):
+        view.heading("a long task " * 30)
+        with view.loading("loading"):
+            view.step(make_step(num_blocks=80))
+        view.calls([{"name": "find_order", "arguments": {"text": "x" * 200}}])
+        view.summary([make_step(num_blocks=80)])
+
+    out = shown(act, width=40, terminal=False)
+    assert re.search(r"[^\n\x20-\U0010ffff]", out) is None
+    assert "loading" not in out
+    assert "■" * 64 in out
+    assert "133 ms" in out
+    assert "x" * 200 in out
+
+
+def test_no_color_keeps_the_layout(monkeypatch):
+    coloured = shown(lambda view: view.step(make_step()))
+    assert "\x1b[3" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    bare = shown(lambda view: view.step(make_step()))
+    assert re.search(r"\x1b\[[0-9;]*3[0-9]m", bare) is None
+    assert ANSI.sub("", bare) == ANSI.sub("", coloured)
+
+
+def test_ascii_terminals_get_ascii():
+    def act(view):
+        view.heading("task")
+        view.step(make_step(predicted_kind=StepKind.PLANNING))
+        view.summary([make_step()])
+
+    out = lines(act, encoding="ascii")
+    assert "########........########" in out[2]
+    assert "! planning" in out[2]
+    assert "\\" not in "".join(out)
+
+
+def test_the_spinner_shows_on_terminals_only():
+    def act(view):
+        with view.loading("loading [bold]the[/] model"):
+            pass
+
+    assert "loading [bold]the[/] model" in shown(act)
+    assert "loading" not in shown(act, terminal=False)
+
+
+def test_an_error_ends_the_spinner():
+    def act(view):
+        with pytest.raises(KeyError), view.loading("loading"):
+            raise KeyError
+        view.step(make_step())
+
+    assert shown(act).count("\x1b[?25h") == 1
+
+
+# Foreign strings.
+
+HOSTILE = st.text(st.characters() | st.sampled_from("[]/\\\x1b\r\n\x9b\u202e")) | st.sampled_from(
+    ["[bold]", "[/]", "[/red]", "[link=file:///etc/passwd]x[/link]", "\x1b[2J\x1b]0;title\x07", "a\rb", ":smile:"]
+)
+
+
+@settings(deadline=None)
+@given(text=HOSTILE, terminal=st.booleans(), width=st.sampled_from([40, 120]))
+def test_no_foreign_string_crashes_or_steers_the_terminal(text, terminal, width):
+    text = text.encode("utf-8", "replace").decode()
+
+    def act(view):
+        view.heading(text)
+        view.calls([{"name": text, "arguments": {text: text}}])
+        view.step(make_step(model=text))
+        view.summary([make_step(model=text)])
+        with view.loading(text):
+            pass
+
+    out = ANSI.sub("", shown(act, width=width, terminal=terminal, color_system=None))
+    assert not set(out) & (set(map(chr, range(32))) - {"\n", "\t", "\r"} | set("\x7f\x9b\u202e"))
+    if not terminal:
+        assert "\r" not in out
+
+
+@given(text=st.text())
+def test_plain_changes_control_characters_only(text):
+    changed = plain(text)
+    assert len(changed) == len(text)
+    assert all(new in (old, "\ufffd") for old, new in zip(text, changed, strict=True))
+    assert plain("a\tb\nc ü [x]") == "a\tb\nc ü [x]"
+
+
+def test_markup_is_shown_as_it_is():
+    out = "\n".join(
+        lines(
+            lambda view: (view.heading("[bold]a[/] :smile:"), view.calls([{"name": "[b]", "arguments": {"x": "[/]"}}]))
+        )
+    )
+    assert "[bold]a[/] :smile:" in out
+    assert '[b](x="[/]")' in out
+
+
+# The summary.
+
+
+def test_sums_by_kind_stand_in_the_same_columns():
+    steps = [
+        make_step(),
+        make_step(predicted_kind=StepKind.PLANNING),
+        make_step(kind=StepKind.PLANNING, predicted_kind=None, decode=VisitCounts(executed=270, skipped=30)),
+    ]
+    rule, header, calls, planning, total, conditions = lines(lambda view: view.summary(steps))
+    assert set(rule) == {"─"}
+    assert header.startswith("steps kind")
+    assert calls.split()[:5] == ["2", "tool", "call", "1/2", "right"]
+    assert "skips 33%" in calls
+    assert "3668" in calls
+    assert "skips 10%" in planning
+    assert "right" not in planning
+    assert total.split()[:2] == ["3", "all"]
+    assert "5502" in total
+    assert "skips 26%" in total
+    assert calls.index("3668") == total.index("5502")
+    for word in ("tiny", "cpu", "float32", "gates", "generation"):
+        assert word in conditions
+
+
+def test_one_kind_needs_no_total_and_no_steps_need_nothing():
+    assert len(lines(lambda view: view.summary([make_step()]))) == 4
+    assert lines(lambda view: view.summary([])) == []
+
+
+@settings(deadline=None, max_examples=30)
+@given(width=st.integers(40, 130), num_blocks=st.integers(1, 90))
+def test_the_summary_fits_any_width(width, num_blocks):
+    steps = [make_step(num_blocks=num_blocks), make_step(num_blocks=num_blocks, kind=StepKind.PLANNING)]
+    out = lines(lambda view: view.summary(steps), width=width)
+    assert all(cell_len(line) <= width for line in out)
