@@ -110,4 +110,5 @@ def print_answer(text: str, end: str = "\n") -> None:
 
 def print_document(document: dict[str, Any]) -> None:
     """Print one JSON document on stdout."""
-    print(json.dumps(document, ensure_ascii=False, indent=2))
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(document, ensure_ascii=not is_unicode, indent=2))
