@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 TOKENIZER = Path(__file__).parent.parent / "data" / "tokenizer"
-GROUPS = ("corpora_toolcall", "corpora_planning", "general", "generated")
+GROUPS = ("toolcall", "planning", "general", "generated")
 
 
 def conversation(pick, group):
@@ -19,7 +19,7 @@ def conversation(pick, group):
     ask = f"<|im_start|>user\nWeather in {city}, order {number}?<|im_end|>\n"
     call = f'<tool_call>\n{{"name": "get_weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>'
     turn = "<|im_start|>assistant\n"
-    if group == "corpora_planning":
+    if group == "planning":
         return f"{ask}{turn}First look at {city}, then at {number}.<|im_end|>\n"
     result = '<|im_start|>user\n<tool_response>\n{"result": 1}\n</tool_response><|im_end|>\n'
     return f"{system}{ask}{turn}{call}<|im_end|>\n{result}{turn}It is warm in {city}.<|im_end|>\n"
@@ -32,18 +32,20 @@ def document(pick, group):
 
 
 def write_data(folder):
-    """Write train and dev files of every group, compressed and not."""
+    """Write train and dev files of every group."""
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
     shutil.copytree(TOKENIZER, folder / "tokenizer")
-    files = []
-    for number, group in enumerate(GROUPS):
+    groups = {}
+    for group in GROUPS:
+        groups[group] = {}
         for split, count in (("train", 30), ("dev", 8)):
             pick = random.Random(f"{group}{split}")
             texts = [document(pick, group) + "<|endoftext|>" for _ in range(count)]
-            ids = [i for text in texts for i in tokenizer.encode(text, add_special_tokens=False).ids]
-            data = np.array(ids, dtype="<u2").tobytes()
-            file = f"{group}.{split}.bin" + (".xz" if number % 2 else "")
-            (folder / file).write_bytes(lzma.compress(data) if number % 2 else data)
-            files.append({"group": group, "split": split, "file": file, "tokens": len(ids)})
-    (folder / "index.json").write_text(json.dumps({"files": files}), encoding="utf-8")
+            ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+            offsets = [0, *np.cumsum([len(one) for one in ids]).tolist()]
+            file = f"{split}/{group}.bin.xz"
+            (folder / split).mkdir(exist_ok=True)
+            (folder / file).write_bytes(lzma.compress(np.concatenate(ids).astype("<u2").tobytes()))
+            groups[group][split] = {"file": file, "tokens": offsets[-1], "offsets": offsets}
+    (folder / "index.json").write_text(json.dumps({"groups": groups}), encoding="utf-8")
     return folder

@@ -26,7 +26,6 @@ IntArray = NDArray[np.int64]
 class ChatTokens:
     """Token ids that mark the parts of a conversation."""
 
-    end_of_text: int
     message_end: int
     tool_call: int
     answer_header: tuple[int, ...]
@@ -34,18 +33,17 @@ class ChatTokens:
 
 @dataclass(frozen=True)
 class Documents:
-    """All documents of one group, one after the other, each ending with the end-of-text token."""
+    """All documents of one group, one after the other: document i is `tokens[offsets[i]:offsets[i + 1]]`."""
 
     name: str
     tokens: NDArray[np.uint16]
+    offsets: IntArray
     chat: ChatTokens
 
     @cached_property
     def spans(self) -> IntArray:
         """First token and end of every document."""
-        ends = np.flatnonzero(self.tokens == self.chat.end_of_text) + 1
-        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-        return np.stack([starts, ends], axis=1).astype(np.int64)
+        return np.stack([self.offsets[:-1], self.offsets[1:]], axis=1)
 
     @cached_property
     def turns(self) -> "Turns":
@@ -95,7 +93,7 @@ class Turns:
 
 
 def read_documents(folder: Path, split: str) -> list[Documents]:
-    """The groups of a split that `prepare` wrote: `index.json`, the tokenizer, and one uint16 file per group.
+    """The groups of a split that `prepare` wrote: `index.json`, the tokenizer, and one xz file of uint16 per group.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -103,19 +101,15 @@ def read_documents(folder: Path, split: str) -> list[Documents]:
     """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
     header = tuple(tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False).ids)
-    end_of_text, message_end, tool_call = (
-        special_token(tokenizer, name) for name in ("<|endoftext|>", "<|im_end|>", "<tool_call>")
-    )
-    chat = ChatTokens(end_of_text, message_end, tool_call, header)
+    chat = ChatTokens(special_token(tokenizer, "<|im_end|>"), special_token(tokenizer, "<tool_call>"), header)
     groups = []
-    for entry in json.loads((folder / "index.json").read_text(encoding="utf-8"))["files"]:
-        if entry["split"] != split:
-            continue
-        data = (folder / entry["file"]).read_bytes()
-        tokens = np.frombuffer(lzma.decompress(data) if entry["file"].endswith(".xz") else data, dtype="<u2")
-        if len(tokens) != entry["tokens"]:
-            raise ValueError(f"{entry['file']} holds {len(tokens)} tokens, not {entry['tokens']}: run prepare again")
-        groups.append(Documents(entry["group"], tokens, chat))
+    for name, splits in json.loads((folder / "index.json").read_text(encoding="utf-8"))["groups"].items():
+        entry = splits[split]
+        tokens = np.frombuffer(lzma.decompress((folder / entry["file"]).read_bytes()), dtype="<u2")
+        offsets = np.array(entry["offsets"], dtype=np.int64)
+        if len(tokens) != offsets[-1]:
+            raise ValueError(f"{entry['file']} holds {len(tokens)} tokens, not {offsets[-1]}: run prepare again")
+        groups.append(Documents(name, tokens, offsets, chat))
     return groups
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layerroute_training.embedded.batches import Documents, Rows
 from layerroute_training.embedded.fit_routers import (
+    GENERATED,
     RoutedPass,
     RouterConfig,
     Routers,
@@ -93,7 +94,7 @@ def evaluate_routing(
             picked = random.permutation(len(fitting))[:most_turns].tolist()
             spans += [fitting[index] for index in picked]
     scores = score_turns(network, routers, runtime, packed_batches(spans, dev, runtime))
-    is_corpus = np.array([group.name.startswith("corpora") for group in dev])[scores.group_U]
+    is_corpus = np.array([group.name != GENERATED for group in dev])[scores.group_U]
     places = {"corpora": is_corpus, "generated": ~is_corpus, "all": np.ones_like(is_corpus)}
     return {
         place: {

@@ -22,7 +22,9 @@ from layerroute_training.embedded.network import Gate, Network, Weights
 from layerroute_training.embedded.optim import Clock, adamw, trapezoid, update
 from layerroute_training.embedded.runtime import Journal, Runtime
 
-PLANNING, TOOL_CALL = 0, 1
+GENERATED = "generated"
+"""Group of the front desk's conversations; the others are corpora."""
+
 NORM_EPS = 1e-6
 
 
@@ -45,7 +47,7 @@ class RouterConfig:
         run_bias: logit of running a block at the start, the same for every block.
         quiet_from: from this share of the run on the gates decide without noise.
         multiplier_rate: step of the Lagrange multipliers; stiffness: weight of the squared violation.
-        strata: where the turns come from. Groups whose name begins with "corpora" share their constraints.
+        strata: where the turns come from. The corpora share their constraints.
     """
 
     steps: int = 900
@@ -66,11 +68,11 @@ class RouterConfig:
     stiffness: float = 2.0
     strata: tuple[Stratum, ...] = field(
         default=(
-            Stratum("generated", True, 0.25),
-            Stratum("generated", False, 0.20),
-            Stratum("corpora_toolcall", True, 0.25),
-            Stratum("corpora_toolcall", False, 0.15),
-            Stratum("corpora_planning", False, 0.15),
+            Stratum(GENERATED, True, 0.25),
+            Stratum(GENERATED, False, 0.20),
+            Stratum("toolcall", True, 0.25),
+            Stratum("toolcall", False, 0.15),
+            Stratum("planning", False, 0.15),
         )
     )
     seed: int = 0
@@ -193,12 +195,11 @@ class Constraints:
     """Lagrange multipliers that pull the mean skip of each kind, front desk and corpora apart, to its target."""
 
     def __init__(self, groups: Sequence[str], config: RouterConfig, device: torch.device) -> None:
-        """One constraint for each of planning and tool calls, in corpora (0, 1) and in other groups (2, 3)."""
+        """One constraint for each of planning and tool calls, in the corpora (0, 1) and generated (2, 3)."""
         self._config = config
         self.target_C = torch.tensor([config.planning_skip, config.tool_call_skip] * 2, device=device)
         self.multiplier_C = torch.zeros(4, device=device)
-        is_corpus = [name.startswith("corpora") for name in groups]
-        self._offset_of_group = torch.tensor([0 if corpus else 2 for corpus in is_corpus], device=device)
+        self._offset_of_group = torch.tensor([2 if name == GENERATED else 0 for name in groups], device=device)
 
     def of_turns(self, rows: Rows) -> Tensor:
         """The constraint every turn belongs to."""

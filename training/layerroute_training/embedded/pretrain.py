@@ -50,8 +50,8 @@ class PretrainConfig:
     mixture: Mapping[str, float] = field(
         default_factory=lambda: {
             "generated": 0.50,
-            "corpora_toolcall": 0.22,
-            "corpora_planning": 0.13,
+            "toolcall": 0.22,
+            "planning": 0.13,
             "general": 0.15,
         }
     )
@@ -59,8 +59,8 @@ class PretrainConfig:
     anneal_mixture: Mapping[str, float] = field(
         default_factory=lambda: {
             "generated": 0.60,
-            "corpora_toolcall": 0.22,
-            "corpora_planning": 0.13,
+            "toolcall": 0.22,
+            "planning": 0.13,
             "general": 0.05,
         }
     )

@@ -1,0 +1,248 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_documents import write_data
+from tokenizers import Tokenizer
+
+from layerroute_training.embedded.batches import RowPacker, Span, SpanStream, pack_all, read_documents
+from layerroute_training.embedded.network import Network, dense_mask, flex_mask
+from layerroute_training.embedded.optim import Clock, orthogonalise, trapezoid
+from layerroute_training.embedded.pretrain import Pretraining, block_dropout
+from layerroute_training.embedded.recipe import TINY, main
+from layerroute_training.embedded.runtime import Journal, Runtime, choose_runtime, first_that_agrees
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def documents(data):
+    return {group.name: group for group in read_documents(data, "train")}
+
+
+def pretraining(data, folder):
+    network = Network(TINY.shape)
+    network.initialise(0)
+    journal = Journal(folder / "journal.jsonl")
+    runtime = choose_runtime(network, TINY.pretrain.rows, TINY.pretrain.row_tokens, journal)
+    train, dev = read_documents(data, "train"), read_documents(data, "dev")
+    return Pretraining(TINY.pretrain, network, runtime, train, dev, Clock(TINY.pretrain.steps), folder, journal)
+
+
+def test_turns_are_the_answers_of_the_text(data, documents):
+    tokenizer = Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
+    group = documents["generated"]
+    text = tokenizer.decode(group.tokens.tolist(), skip_special_tokens=False)
+    expected = [part.split("<|im_end|>")[0] + "<|im_end|>" for part in text.split("<|im_start|>assistant\n")[1:]]
+    turns = group.turns
+    found = [
+        tokenizer.decode(group.tokens[begin:end].tolist(), skip_special_tokens=False)
+        for begin, end in zip(turns.begin, turns.end, strict=True)
+    ]
+    assert found == expected
+    assert turns.is_tool_call.tolist() == ["<tool_call>" in answer for answer in expected]
+    assert set(turns.document) <= set(group.offsets[:-1])
+
+
+def test_a_wrong_token_count_is_refused(data, tmp_path):
+    for path in data.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    index = json.loads((data / "index.json").read_text())
+    index["groups"]["general"]["train"]["offsets"][-1] += 1
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="run prepare again"):
+        read_documents(tmp_path, "train")
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=60), st.integers(0, 5))
+def test_a_stream_reads_every_span_once_an_epoch_and_never_overfills(lengths, seed):
+    stream = SpanStream(np.array(lengths), 64, seed, waiting=8)
+    seen = []
+    while len(seen) < 3 * len(lengths):
+        row = stream.next_row()
+        assert 0 < sum(lengths[span] for span in row) <= 64
+        seen += row
+    counts = np.bincount(seen, minlength=len(lengths))
+    assert counts.min() >= 1
+    assert counts.max() <= 5
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=60))
+def test_packing_everything_holds_every_span_once(lengths):
+    rows = pack_all(lengths, 64)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in row) <= 64 for row in rows)
+
+
+def test_packed_rows_say_where_everything_is(documents):
+    groups = [documents["generated"], documents["general"]]
+    chats, texts = groups[0].spans.tolist(), groups[1].pieces(300).tolist()
+    layout = [[Span(0, *chats[0]), Span(0, *chats[1])], [Span(1, *texts[0]), Span(0, *chats[2])]]
+    rows = RowPacker(groups, 512, 0.25, CPU).pack(layout)
+    turn = 0
+    for b, row in enumerate(layout):
+        at = 0
+        for span in row:
+            ids = groups[span.group].tokens[span.start : span.end].astype(np.int64)
+            here = slice(at, at + len(ids))
+            assert rows.tokens_BT[b, here].tolist() == ids.tolist()
+            assert rows.target_BT[b, at : at + len(ids) - 1].tolist() == ids[1:].tolist()
+            assert set(rows.start_BT[b, here].tolist()) == {at}
+            assert rows.weight_BT[b, at + len(ids) - 1] == 0
+            turns = groups[span.group].turns
+            for index in np.flatnonzero((turns.begin >= span.start) & (turns.end <= span.end)):
+                begin, end = (int(x) - span.start + at for x in (turns.begin[index], turns.end[index]))
+                assert set(rows.turn_BT[b, begin:end].tolist()) == {turn}
+                assert rows.prompt_end_U[turn] == b * 512 + begin - 1
+                assert set(rows.weight_BT[b, begin - 1 : end - 1].tolist()) == {1.0}
+                assert bool(rows.calls_U[turn]) == turns.is_tool_call[index]
+                turn += 1
+            others = {1.0} if span.group == 1 else {0.25, 1.0, 0.0}
+            assert set(rows.weight_BT[b, here].tolist()) <= others | {0.0}
+            at += len(ids)
+        assert set(rows.weight_BT[b, at:].tolist()) == {0.0}
+    assert len(rows.calls_U) == turn
+    assert torch.equal(rows.answer_at_A, torch.nonzero(rows.turn_BT.flatten() >= 0).flatten())
+
+
+@pytest.fixture(scope="module")
+def rows(documents):
+    group = documents["generated"]
+    spans = [Span(0, *span) for span in group.spans.tolist()]
+    return RowPacker([group], 1024, 0.2, CPU).pack([spans[:3], spans[3:6]])
+
+
+def test_answers_alone_skip_and_block_zero_never_does(rows):
+    run_LBT = block_dropout(rows, 12, 0.0, 1.0, 8, seed=3)
+    assert run_LBT[:, rows.turn_BT < 0].all()
+    assert run_LBT[0].all()
+    per_turn = [run_LBT[:, rows.turn_BT == turn] for turn in range(len(rows.calls_U))]
+    assert all((flags == flags[:, :1]).all() for flags in per_turn)
+    skips = [int((~flags[:, 0]).sum()) for flags in per_turn]
+    assert max(skips) <= 8
+    assert len(set(skips)) > 2
+
+
+def test_a_dropped_document_goes_without_the_block_as_a_whole(rows):
+    run_LBT = block_dropout(rows, 12, 0.5, 0.0, 8, seed=3)
+    per_span = torch.stack([run_LBT[:, rows.span_BT == span].float().mean(1) for span in range(rows.num_spans)])
+    assert set(per_span.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(run_LBT, block_dropout(rows, 12, 0.5, 0.0, 8, seed=3))
+    assert block_dropout(rows, 12, 0.0, 0.0, 8, seed=3).all()
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(data, tmp_path):
+    straight, broken = pretraining(data, tmp_path / "a"), pretraining(data, tmp_path / "b")
+    for _ in range(4):
+        straight.train_step()
+        straight.clock.tick()
+    for _ in range(2):
+        broken.train_step()
+        broken.clock.tick()
+    broken.save()
+    resumed = pretraining(data, tmp_path / "b")
+    assert resumed.resume()
+    for _ in range(2):
+        resumed.train_step()
+        resumed.clock.tick()
+    expected = straight.network.state_dict()
+    for name, tensor in resumed.network.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_training_lowers_the_loss_on_the_dev_documents(data, tmp_path):
+    run = pretraining(data, tmp_path)
+    before = run.dev_nll()
+    assert run.run(deadline=float("inf"))
+    after = run.dev_nll()
+    assert after["mean"] < before["mean"]
+    assert "generated/tool_call" in after
+    assert "general/planning" not in after
+
+
+def test_the_better_weights_are_kept(data, tmp_path):
+    run = pretraining(data, tmp_path)
+    fresh = run.dev_nll()["mean"]
+    with torch.no_grad():
+        run.network.embed_VD.mul_(30.0)  # ruin the last weights; their average is still the fresh ones
+    assert run.adopt_better_weights() == "average"
+    assert run.dev_nll()["mean"] == pytest.approx(fresh, abs=1e-4)
+
+
+def test_a_batch_with_an_overflow_leaves_the_weights_finite(data, tmp_path):
+    run = pretraining(data, tmp_path)
+    run.network.embed_VD.register_hook(lambda gradient: gradient * float("nan"))
+    run.train_step()
+    assert all(parameter.isfinite().all() for parameter in run.network.parameters())
+
+
+def test_learning_rate_warms_up_stays_and_ends_at_zero():
+    assert trapezoid(0.0, 0, 200, 0.4) == pytest.approx(1 / 200)
+    assert trapezoid(0.39, 500, 200, 0.4) == 1.0
+    assert trapezoid(0.7, 500, 200, 0.4) == pytest.approx(0.5)
+    assert trapezoid(1.0, 500, 200, 0.4) == 0.0
+
+
+def test_a_timed_clock_does_not_count_compilation_or_pauses(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("layerroute_training.embedded.optim.monotonic", lambda: now[0])
+    clock = Clock(10, seconds=4.0)
+    for seconds in (50.0, 1.0, 1.0):  # the first step compiles
+        now[0] += seconds
+        clock.tick()
+    assert clock.progress == 0.5
+    clock.pause()
+    now[0] += 30.0
+    clock.tick()
+    assert clock.progress == 0.5
+    now[0] += 2.0
+    clock.tick()
+    assert clock.finished
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 64), (2, 64, 16), (2, 32, 32)])
+def test_orthogonalised_matrices_keep_their_subspaces_and_have_singular_values_near_one(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalise(matrices)
+    assert found.shape == matrices.shape
+    singular = torch.linalg.svdvals(found)
+    assert singular.min() > 0.3
+    assert singular.max() < 1.5
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    assert (torch.einsum("lij,lij->l", found, u @ v) / found[0].numel() ** 0.5).min() > 0
+
+
+def test_a_runtime_that_computes_something_else_is_rejected(tmp_path, monkeypatch):
+    network = Network(TINY.shape)
+    network.initialise(0)
+    monkeypatch.setattr(Network, "compile", Network.interpret)
+    wrong = Runtime(CPU, torch.float32, lambda start_BT: dense_mask(torch.zeros_like(start_BT)), 256, 3)
+    unable = Runtime(CPU, torch.float32, flex_mask, 256, 3)  # flex attention has no gradients on a CPU
+    right = Runtime(CPU, torch.float32, dense_mask, 256, 3)
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert first_that_agrees(network, {"unable": unable, "wrong": wrong, "right": right}, journal) is right
+    rejected = json.loads((tmp_path / "journal.jsonl").read_text())["rejected"]
+    assert rejected[0].startswith("unable: ")
+    assert rejected[1].startswith("wrong: ArithmeticError")
+    assert first_that_agrees(network, {"wrong": wrong}, journal) is None
+
+
+def test_a_call_out_of_time_saves_and_another_finishes(data, tmp_path):
+    arguments = ["--data", str(data), "--out", str(tmp_path), "--tiny", "--stage", "pretrain"]
+    assert main([*arguments, "--minutes", "0.001"]) == 3
+    assert (tmp_path / "pretrain.pt").exists()
+    with pytest.raises(SystemExit, match="--resume"):
+        main(arguments)
+    assert main([*arguments, "--resume"]) == 0
+    events = [json.loads(line) for line in Path(tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [event["complete"] for event in events if event["event"] == "pretrained"] == [False, True]
