@@ -161,11 +161,11 @@ def test_constraints_pull_each_kind_and_place_to_its_target(groups):
     }
     rows = RowPacker(groups, 1024, 0.0, CPU).pack([list(spans.values()), []])
     assert sorted(constraints.of_turns(rows).tolist()) == [0, 1, 2, 3]
-    logits = torch.zeros(4, 1, requires_grad=True)
+    logits = torch.full((4, 1), -1.5, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.05)
     for _ in range(600):
         skip_UL = torch.sigmoid(logits)
-        pull = rows.turn_of_answer * 0.0 + (0.4 * skip_UL[:, 0])[rows.turn_of_answer]  # skipping costs 0.4 nats
+        nll_A = skip_UL[:, 0].square()[rows.turn_of_answer]  # skipping costs
         loss, _, _ = constraints.loss(nll_A, skip_UL, rows)
         optimizer.zero_grad()
         loss.backward()

@@ -65,7 +65,7 @@ class RouterConfig:
     run_bias: float = 1.5
     quiet_from: float = 0.7
     multiplier_rate: float = 0.05
-    stiffness: float = 2.0
+    stiffness: float = 5.0
     strata: tuple[Stratum, ...] = field(
         default=(
             Stratum(GENERATED, True, 0.25),
@@ -146,7 +146,7 @@ class RoutedPass:
         if block == len(routers.gates_bias_L) - 1:
             self.kind_logit_U = read_UD @ routers.kind_weight_D + routers.kind_bias
         full = torch.ones(rows.tokens_BT.numel(), device=run_U.device, dtype=self._dtype)
-        run = full.index_copy(0, rows.answer_at_A, run_U.to(self._dtype).index_select(0, self._turn_A))
+        run = full.index_copy(0, rows.answer_at_A, run_U.index_select(0, self._turn_A).to(self._dtype))
         return run.view(*rows.tokens_BT.shape, 1)
 
     def decisions(self) -> Tensor:
