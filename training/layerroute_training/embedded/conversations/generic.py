@@ -7,7 +7,7 @@ from typing import Any
 
 from layerroute_training.embedded.conversations import pools, values
 from layerroute_training.embedded.conversations.synthetic import (
-    Synthetic, call_message, free_text, function_tool, request, result_message, result_of, synthetic_tool,
+    call_message, distinct, free_text, function_tool, request, result_message, result_of, synthetic_tool,
 )  # fmt: skip
 from layerroute_training.embedded.conversations.text import capitalise, expand, pick
 from layerroute_training.rows import Message, Tool
@@ -30,6 +30,7 @@ def system_message(rng: random.Random) -> list[Message]:
 def synthetic_conversation(rng: random.Random) -> tuple[list[Tool], list[Message]]:
     """One to four turns with one to six synthetic tools."""
     made = [synthetic_tool(rng) for _ in range(rng.choices((1, 2, 3, 4, 6), (35, 22, 20, 13, 10))[0])]
+    made = list({one.name: one for one in made}.values())
     tools, messages = [one.tool for one in made], system_message(rng)
     for _ in range(rng.choices((1, 2, 3, 4), (35, 30, 20, 15))[0]):
         one, roll = pick(rng, made), rng.random()
@@ -159,6 +160,7 @@ def everyday_conversation(rng: random.Random) -> tuple[list[Tool], list[Message]
     chosen = rng.sample(EVERYDAY, rng.choices((1, 2, 3, 4), (45, 25, 18, 12))[0])
     tools = [function_tool(name, description, dict(schema), list(schema)) for name, description, schema, _ in chosen]
     tools += [synthetic_tool(rng).tool for _ in range(pick(rng, (0, 0, 0, 1, 2)))]
+    tools = distinct(tools)
     rng.shuffle(tools)
     messages = system_message(rng)
     for _ in range(rng.choices((1, 2, 3, 4), (40, 30, 18, 12))[0]):
@@ -226,7 +228,7 @@ RECORDS: tuple[Record, ...] = (
 
 
 def _random_record(rng: random.Random) -> Record:
-    made = synthetic_tool(rng, parameters=rng.randint(1, 4))
+    made = synthetic_tool(rng, parameters=rng.randint(1, 4), optional_share=0)
     function = made.tool["function"]
     name = "".join(part.capitalize() for part in (pick(rng, ("data", "entry", "card", "form", "record", "item")), values.made_up(rng, 1, 2)))
 
@@ -250,14 +252,10 @@ def extraction_conversation(rng: random.Random) -> tuple[list[Tool], list[Messag
     name, description, properties, make = record
     schema = {"properties": properties, "required": list(properties), "title": name, "type": "object"}
     examples = [make(rng) for _ in range(rng.choices((1, 2, 3, 4), (50, 25, 15, 10))[0])]
-    examples = [(text, record) for text, record in examples if len(record) == len(properties)] or [_person(rng)]
-    if len(examples[0][1]) != len(properties):
-        name, description, properties, _ = RECORDS[0]
-        schema = {"properties": properties, "required": list(properties), "title": name, "type": "object"}
     ask = expand(rng, "[extract|record|read off|note|structure] the data: |[what does this say|put this into the form]: |[extract|get] [the|] {n} [from|out of]: ||||", n=name)
     if rng.random() < 0.55:
         tools = [function_tool(name, description, dict(properties), list(properties))]
-        tools += [synthetic_tool(rng).tool for _ in range(pick(rng, (0, 0, 0, 1)))]
+        tools = distinct(tools + [synthetic_tool(rng).tool for _ in range(pick(rng, (0, 0, 0, 1)))])
         messages = system_message(rng)
         for text, arguments in examples:
             messages.append({"role": "user", "content": f"{ask} {text}".strip() if name not in ("Joke", "FunnyStory") else capitalise(text)})
@@ -274,5 +272,3 @@ def extraction_conversation(rng: random.Random) -> tuple[list[Tool], list[Messag
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": json.dumps(document, ensure_ascii=False)}]
     return [], messages
 
-
-__all__ = ["Synthetic", "everyday_conversation", "extraction_conversation", "synthetic_conversation"]

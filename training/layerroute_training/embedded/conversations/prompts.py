@@ -46,7 +46,7 @@ def desk_tool_list(rng: random.Random, needed: Sequence[str], distractors: Seque
         share = rng.uniform(0.1, 0.7)
         tools = [tool for tool in tools if tool["function"]["name"] in needed or rng.random() < share]
     if roll > 0.7:
-        tools += distractors
+        tools += [tool for tool in distractors if tool["function"]["name"] not in _DESCRIPTIONS]
         rng.shuffle(tools)
     if roll > 0.93:
         tools = [_reworded(rng, tool) for tool in tools]

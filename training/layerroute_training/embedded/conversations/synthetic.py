@@ -59,6 +59,11 @@ class Synthetic:
         return spaced.replace("_", " ").replace("-", " ").strip()
 
 
+def distinct(tools: list[Tool]) -> list[Tool]:
+    """The tools without those whose name an earlier one has."""
+    return list({tool["function"]["name"]: tool for tool in reversed(tools)}.values())[::-1]
+
+
 def free_text(rng: random.Random) -> str:
     """A string value to copy: a name, a thing, a code, a foreign word, a short clause."""
     makers = (
@@ -123,8 +128,8 @@ def _plain(rng: random.Random) -> str:
     return pick(rng, (values.first_name, values.city, values.made_up, values.item))(rng)
 
 
-def synthetic_tool(rng: random.Random, parameters: int | None = None) -> Synthetic:
-    """A random tool with up to four parameters, some of them optional."""
+def synthetic_tool(rng: random.Random, parameters: int | None = None, optional_share: float = 0.25) -> Synthetic:
+    """A random tool with up to four parameters, all but the first of them optional with a probability."""
     count = rng.choices((0, 1, 2, 3, 4), (14, 38, 28, 14, 6))[0] if parameters is None else parameters
     verb, noun, word = pick(rng, _VERBS), pick(rng, _NOUNS), pick(rng, _ADJECTIVES)
     if rng.random() < 0.2:
@@ -137,7 +142,7 @@ def synthetic_tool(rng: random.Random, parameters: int | None = None) -> Synthet
     for _ in range(count):
         key, schema, make = _parameter(rng, set(properties))
         properties[key], makers[key] = schema, make
-    optional = {key for key in list(properties)[1:] if rng.random() < 0.25}
+    optional = {key for key in list(properties)[1:] if rng.random() < optional_share}
     description = capitalise(pick(rng, _PHRASES.split(";")).format(w=word, n=noun, v=verb, V=capitalise(verb)))
     required = [key for key in properties if key not in optional]
     tool = function_tool(name, description, properties, required)
