@@ -11,7 +11,7 @@ import functools
 import json
 import lzma
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from layerroute_training.rows import ConversationEncoder, Row, Split, read_json_
 
 TokenArray = npt.NDArray[np.uint16]
 
+GROUPS = ("toolcall", "planning", "general", "generated")
 GENERAL_CHARACTERS = {"tldr": 3_600_000, "openstax": 16_000_000, "standardebooks": 15_000_000, "peps": 6_000_000}
 """Characters of general text to take from each source; sources that are not named are left out."""
 TOKENIZER_CHARACTERS = {"toolcall": 14_000_000, "planning": 8_000_000, "general": 10_000_000, "generated": 10_000_000}
@@ -55,7 +56,14 @@ class Encoded:
     too_long: int
 
 
-def prepare(data_folder: Path, out_folder: Path, seed: int = 0, generated_rows: int = 60_000, processes: int = 2) -> dict[str, Any]:
+def prepare(
+    data_folder: Path,
+    out_folder: Path,
+    seed: int = 0,
+    generated_rows: int = 46_000,
+    processes: int = 2,
+    groups: Sequence[str] = GROUPS,
+) -> dict[str, Any]:
     """Train (or load) the tokenizer, encode everything, write the token files.
 
     Args:
@@ -64,6 +72,7 @@ def prepare(data_folder: Path, out_folder: Path, seed: int = 0, generated_rows: 
         seed: of the generated conversations.
         generated_rows: how many conversations to generate.
         processes: how many processes encode.
+        groups: which groups to encode; the files and index entries of the others stay as they are.
 
     Returns:
         The index, as in `index.json`.
@@ -71,14 +80,16 @@ def prepare(data_folder: Path, out_folder: Path, seed: int = 0, generated_rows: 
     tokenizer_folder = out_folder / "tokenizer"
     if not (tokenizer_folder / "tokenizer.json").exists():
         save_tokenizer(train_tokenizer(tokenizer_sample(data_folder, seed)), tokenizer_folder)
-    tasks = list(_tasks(data_folder, generated_rows))
-    index: dict[str, Any] = {"format": 1, "seed": seed, "vocab_size": VOCAB_SIZE, "groups": {}}
+    tasks = [task for task in _tasks(data_folder, generated_rows) if task.group in groups]
+    index_file = out_folder / "index.json"
+    kept = json.loads(index_file.read_text(encoding="utf-8"))["groups"] if index_file.exists() else {}
+    index: dict[str, Any] = {"format": 1, "seed": seed, "vocab_size": VOCAB_SIZE, "groups": kept}
     index["end_of_text"] = AutoTokenizer.from_pretrained(tokenizer_folder).convert_tokens_to_ids(END_OF_TEXT)
     with multiprocessing.Pool(processes, _start_worker, (tokenizer_folder, seed)) as pool:
         for group in dict.fromkeys(task.group for task in tasks):
             encoded = pool.map(_encode_task, [task for task in tasks if task.group == group], chunksize=1)
             index["groups"][group] = {split: _write(out_folder, group, split, encoded) for split in ("train", "dev")}
-    (out_folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    index_file.write_text(json.dumps(index), encoding="utf-8")
     return index
 
 
@@ -204,10 +215,18 @@ def main() -> None:
     parser.add_argument("data_folder", type=Path)
     parser.add_argument("out_folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--generated-rows", type=int, default=60_000)
+    parser.add_argument("--generated-rows", type=int, default=46_000)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
     options = parser.parse_args()
-    index = prepare(options.data_folder, options.out_folder, options.seed, options.generated_rows, options.processes)
+    index = prepare(
+        options.data_folder,
+        options.out_folder,
+        options.seed,
+        options.generated_rows,
+        options.processes,
+        options.groups,
+    )
     for group, splits in index["groups"].items():
         for split, entry in splits.items():
             print(f"{group:10} {split:5} {entry['tokens']:>12,} tokens in {len(entry['offsets']) - 1:>7,} documents")

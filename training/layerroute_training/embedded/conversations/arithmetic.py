@@ -209,6 +209,18 @@ _SUMS: tuple[tuple[str, str, str, str], ...] = (
         "any any any",
     ),
     (
+        "what is {a} [times|*] ({b} + {c})?|{a} * ({b} + {c})?|what is {a} times the sum of {b} and {c}?",
+        "calculate {a} * ({b} + {c})|multiply {a} by the sum of {b} and {c}",
+        "{a} * ({b} + {c})",
+        "any any any",
+    ),
+    (
+        "what is {a} [divided by|/] ({b} + {c})?|{a} / ({b} + {c})?|what is {a} divided by the sum of {b} and {c}?",
+        "calculate {a} / ({b} + {c})|divide {a} by the sum of {b} and {c}",
+        "{a} / ({b} + {c})",
+        "any small small",
+    ),
+    (
         "what is [half|one half] of {a}?|how much is half of {a}?|half of {a}[?|]",
         "halve {a}|calculate half of {a}|take half of {a}",
         "{a} / 2",
@@ -251,7 +263,7 @@ _SUMS: tuple[tuple[str, str, str, str], ...] = (
     (
         "{a} {things} [fit into|are packed in|go into] boxes of {b}; how many boxes [do I need|are that]?|we drove {a} km in {b} hours; what was the [average|] speed?|"
         "the bill is {a} and we are {b} people; what does each pay?|a pack of {b} costs {a}; what is the price per piece?|how many groups of {b} can I make from {a} {things}?|"
-        "I earn {a} in {b} weeks; how much is that per week?|rent of {a} shared by {b} flatmates is how much each?",
+        "I earn {a} in {b} weeks; how much is that per week?|rent of {a} shared by {b} flatmates is how much each?|{b} [people|friends|of us|colleagues|guests] [share|split] [a bill of|] {a}[;|,] [how much does each pay|what does each pay|how much is that each]?|if {b} [people|friends|guests] [share|split] {a}, how much does each [pay|get]?",
         "split a bill of {a} between {b} people|work out {a} per week over {b} weeks",
         "{a} / {b}",
         "money small",

@@ -170,6 +170,31 @@ def list_then_act_job(scene: Scene) -> Job:
     )
 
 
+def change_all_job(scene: Scene) -> Job:
+    """List a customer's orders, then change every one of them."""
+    name = values.person(scene.rng)
+    listed = desk.orders_of(scene, name)
+    status = pick(scene.rng, ("cancelled", "cancelled", "shipped", "delivered"))
+    calls, answer = [listed], desk.orders_answer(scene, listed)
+    if "error" not in listed.result:
+        orders = [order for order in listed.result["orders"] if order["status"] != status][:3] or listed.result["orders"][:1]
+        orders = [{**order, "status": "processing" if order["status"] == status else order["status"]} for order in orders]
+        calls = [Call("list_orders", listed.arguments, {**listed.result, "orders": orders})]
+        calls += [desk.update(scene, order["order_id"], status, old=order["status"], error=0) for order in orders]
+        answer = " ".join(desk.update_answer(scene, call) for call in calls[1:])
+    return make_job(
+        scene,
+        "{name} wants to cancel [everything|all orders]|all orders of {name} [can|should] be cancelled" if status == "cancelled" else "all orders of {name} [are|were] {status}[, please update them|; update them]",
+        "cancel [all|all the] orders of {name}|cancel all of {name}'s orders|cancel everything {name} ordered"
+        if status == "cancelled"
+        else "[mark|set] [all|all the] orders of {name} [as|to] {status}|[mark|set] all of {name}'s orders [as|to] {status}",
+        tuple(calls),
+        answer,
+        name=name,
+        status=status,
+    )
+
+
 def customer_of_order_job(scene: Scene) -> Job:
     """Who placed an order, and what else that customer ordered."""
     order_id = values.order_id(scene.rng)
@@ -184,8 +209,8 @@ def customer_of_order_job(scene: Scene) -> Job:
         answer = desk.orders_answer(scene, calls[-1])
     return make_job(
         scene,
-        "who [placed|made|is behind] order {id}, and what else did they order?|which other orders does the customer of {id} have?|what else did the customer of order {id} [order|buy]?|what else has the person who placed order {id} ordered?",
-        "[look up|find|check] order {id} and [list|show|show me] [all|the other|] orders of that customer|find out who placed order {id} and [list|show] all their orders|list all orders of the customer of order {id}",
+        "who [placed|made|is behind] order {id}, and what else did they order?|who [placed|made|ordered] order {id}? [List|Show|Show me] [all|the|all other] orders of [that customer|this customer|them]|whose order is {id}? And what else did [they|that customer] order?|which other orders does the customer of {id} have?|what else did the customer of order {id} [order|buy]?|what else has the person who placed order {id} ordered?",
+        "[look up|find|check] order {id} and [list|show|show me] [all|the other|] orders of that customer|look up order {id}, then list [the|all] orders of [its|that] customer|find out who placed order {id} and [list|show] all their orders|list all orders of the customer of order {id}",
         tuple(calls),
         answer,
         id=order_id,
@@ -318,7 +343,7 @@ def order_total_job(scene: Scene) -> Job:
         return make_job(
             scene,
             "[what is|how much is] the total of order {id} [from {eur}|which is in {eur}|, given in {eur},] in {to}?|order {id} is in {eur}; [what is its total|how much is it] in {to}?",
-            "[look up|find|check] order {id} and convert [its|the] total from {eur} to {to}|convert the total of order {id} from {eur} to {to}|[look up|find] [order|] {id}, then convert its total from {eur} [to|into] {to}",
+            "[look up|find|check] order {id} and convert [its|the] total from {eur} to {to}|convert the total of order {id} from {eur} to {to}|[look up|find|check] order {id} and convert [its|the] total [to|into] {to}|convert the total of order {id} [to|into] {to}|[look up|find] [order|] {id}, then convert its total from {eur} [to|into] {to}",
             tuple(calls),
             answer,
             id=order_id,
@@ -482,7 +507,8 @@ CHAINS: tuple[tuple[Callable[[Scene], Job], int], ...] = (
     (several_orders_job, 9),
     (find_then_update_job, 14),
     (list_then_act_job, 11),
-    (customer_of_order_job, 5),
+    (customer_of_order_job, 6),
+    (change_all_job, 3),
     (convert_then_calculate_job, 14),
     (calculate_then_convert_job, 9),
     (order_total_job, 10),

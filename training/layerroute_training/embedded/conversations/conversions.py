@@ -12,10 +12,10 @@ from layerroute_training.embedded.conversations.text import pick
 # dimension: {short name: names in requests, the first two being singular and plural}
 UNITS: dict[str, dict[str, tuple[str, ...]]] = {
     "length": {
-        "mm": ("millimeter", "millimeters", "millimetres", "mm"),
+        "mm": ("millimeter", "millimeters", "millimetres", "mm", "mm"),
         "cm": ("centimeter", "centimeters", "centimetres", "cm"),
         "m": ("meter", "meters", "metres", "m"),
-        "km": ("kilometer", "kilometers", "kilometres", "km", "km", "kms"),
+        "km": ("kilometer", "kilometers", "kilometres", "km", "km", "kms", "kilometres"),
         "in": ("inch", "inches", "in"),
         "ft": ("foot", "feet", "ft"),
         "yd": ("yard", "yards", "yd"),
@@ -177,7 +177,7 @@ _UNIT_QUESTIONS = (
     "the [recipe|form|map|sign|manual|guide|label] says {v} {src}; [what is that|how much is that|how many is that] in {to}?|"
     "my [suitcase|desk|walk|tank|room|parcel] [is|has|measures] {v} {src}, what is that in {to}?|{v} {src} [expressed|given|written] in {to}?|"
     "[if|when] something [is|measures] {v} {src}, [what is it|how many is it] in {to}?|{v} {src} as {to}?|in {to}, how much is {v} {src}?|"
-    "a guest [asks|wants to know] how many {to} {v} {src} [is|are]|how many {to} in {v} {src}?|{v} {src} would be how many {to}?"
+    "it [is|was] {v} {src} [outside|here|today|long|], [what is that|how much is that|what would that be] in {to}?|[I ran|I walked|we drove|I weigh|it weighs|I bought|I need|we have] {v} {src}[,|;] [how many {to} is that|how much is that in {to}|what is that in {to}]?|a guest [asks|wants to know] how many {to} {v} {src} [is|are]|how many {to} in {v} {src}?|{v} {src} would be how many {to}?"
 )
 _UNIT_COMMANDS = (
     "[convert|change|turn|translate|switch|recalculate] {v} {src} [to|into|in] {to}|[tell me|give me|show me|work out|calculate|find out] [how many {to} {v} {src} [is|are|make]|what {v} {src} is in {to}]|"

@@ -135,16 +135,16 @@ _LIST_COMMANDS = (
 )
 _UPDATE = {
     "cancelled": (
-        "order {id} [is|should be] cancelled|[I want to|I'd like to|I need to|we have to|the customer wants to|can I|could I|may I] cancel order {id}|I don't want order {id} any more|I no longer need order {id}|[the customer|the client] changed [her|his|their] mind about order {id}, cancel it|"
+        "order {id} [is|should be] cancelled|[I want to|I'd like to|I need to|we have to|the customer wants to|can I|could I|may I] cancel order {id}|I don't want order {id} any more|I no longer need order {id}|[the customer|the client] changed [her|his|their] mind about [order|] {id}[,|;] [please|] cancel it|the [customer|buyer|client] of {id} [no longer wants it|does not want it any more|wants to cancel][,|;] [please|] cancel it|"
         "order {id} can be cancelled|please have {id} cancelled|I changed my mind, cancel {id}|no need for order {id} any more, cancel it|call off order {id}",
         "[cancel|cancel|cancel|void|call off|drop] [order|order|order number|] {id}|set [order|] {id} to cancelled|[mark|update|change] [order|] {id} [as|to] cancelled|set the status of [order|] {id} to cancelled|cancel order {id}",
     ),
     "shipped": (
-        "order {id} [has shipped|was shipped|has been shipped|went out|has gone out|left the warehouse|has left|is on its way] [today|this morning|just now|]|[the courier|the driver|dhl|the postman] [picked up|took|collected] order {id}|we [shipped|sent] order {id} [today|this morning|]",
+        "order {id} [has shipped|was shipped|has been shipped|went out|has gone out|left the warehouse|has left|is on its way] [today|this morning|just now|]|[the courier|the driver|dhl|the postman] [picked up|took|collected] order {id}|we [shipped|sent] order {id} [today|this morning|]|order {id} [just|] [went out|left][;|,] [please update it|update the status|change its status]",
         "[mark|set|update|change|flag|record] [order|] {id} [as|to] shipped|set the status of [order|] {id} to shipped|change the status of order {id} to shipped|mark order {id} as sent|update order {id}: it has shipped|put {id} on shipped|ship order {id}",
     ),
     "delivered": (
-        "order {id} [has arrived|was delivered|has been delivered|is delivered|got there|reached the customer|has been received]|[the customer|the client] [received|has] order {id}|order {id} was handed over|we delivered order {id} [today|this morning|]",
+        "order {id} [has arrived|was delivered|has been delivered|is delivered|got there|reached the customer|has been received]|[the customer|the client] [received|has] order {id}|order {id} was handed over|order {id} [just|] [arrived|got delivered][;|,] [please update it|update the status|change its status|note that in the system]|we delivered order {id} [today|this morning|]",
         "[mark|set|update|change|flag|record] [order|] {id} [as|to] delivered|set the status of [order|] {id} to delivered|change the status of order {id} to delivered|mark order {id} as received|note order {id} as delivered|close order {id} as delivered|put {id} on delivered",
     ),
     "processing": (

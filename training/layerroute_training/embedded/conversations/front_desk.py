@@ -1,5 +1,6 @@
 """Conversations at the front desk: one to six turns of one or several jobs each."""
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -78,6 +79,17 @@ def next_job(scene: Scene, last: Call | None) -> Job:
     return several_jobs(scene, 2 if roll < 0.92 else 3)
 
 
+def _framed(scene: Scene, job: Job) -> Job:
+    """The request with a greeting before it or thanks after it, now and then."""
+    text = job.sentence
+    if scene.chance(0.05):
+        text = pick(scene.rng, ("Hi! ", "Hello! ", "Good morning. ", "Hi there. ", "Hello. ", "Hey! ", "Sorry to bother you. ", "Quick one: ", "One question: ", "One more thing: ", "Next: ")) + text
+    if scene.chance(0.05) and job.calls and job.calls[-1].name != "add_note":
+        ending = "" if text.endswith((".", "?", "!")) else "."
+        text += ending + pick(scene.rng, (" Thanks!", " Thank you.", " Thanks.", " Thanks in advance.", " It is urgent.", " Be quick, please.", " I'm in a hurry."))
+    return dataclasses.replace(job, sentence=text)
+
+
 def turn(job: Job, lower: bool = False) -> list[Message]:
     """The messages of one turn: the request, each call with its result, the answer."""
     messages: list[Message] = [{"role": "user", "content": job.sentence.lower() if lower else job.sentence}]
@@ -98,7 +110,7 @@ def conversation(rng: random.Random, distractors: Sequence[Tool]) -> tuple[list[
         if scene.chance(0.07):
             jobs.append(chat.chat_job(scene, ()))
             continue
-        job = next_job(scene, last)
+        job = _framed(scene, next_job(scene, last))
         jobs.append(job)
         last = job.calls[-1] if job.calls else None
     needed = [call.name for job in jobs for call in job.calls]

@@ -189,6 +189,8 @@ def when(rng: random.Random, now: Day) -> tuple[str, str, str]:
         said = _spoken(rng, day)
         if rng.random() < 0.3:
             said += pick(rng, (" ", " ", ", ")) + str(day.year)
+        if rng.random() < 0.15 and not said.startswith("the "):
+            said = f"{WEEKDAYS[day.weekday()]}{pick(rng, (', ', ' ', ', the '))}{said}".replace(", the ", ", the " if said[0].isdigit() else ", ")
     return said, f"on {said}", day.isoformat()
 
 
@@ -217,7 +219,7 @@ def clock(rng: random.Random) -> tuple[str, str]:
     if roll < 0.62 and 5 <= hour <= 22:
         part = "in the morning" if hour < 12 else "in the afternoon" if hour < 18 else "in the evening"
         return f"{_told(rng, twelve, minute)} {part}", argument
-    if roll < 0.68 and 8 <= hour <= 11:
+    if roll < 0.7 and 8 <= hour <= 12:
         return _told(rng, twelve, minute), argument
     mark = pick(rng, (half, half, half, half.upper(), f"{half[0]}.m."))
     space = pick(rng, (" ", " ", ""))
@@ -244,7 +246,9 @@ def note(rng: random.Random) -> str:
         "{who} [arrives|calls back|leaves|checks in|checks out|comes by|is away|works from home] [at {time}|{day}|{day} at {time}]|"
         "{chore} [before|after|by] {time}|{chore} and {chore2}|[the|] {topic} [code|number|contact|room] is {code}|"
         "{who}'s [phone|extension|room|locker|badge] [number|] is {code}|{team} [wants|needs|expects] {thing} by {day}|"
-        "room {number} [needs|has no|asked for] {thing}|{place}: {state}",
+        "room {number} [needs|has no|asked for] {thing}|{place}: {state}|order {id} [is delayed|is on hold|was returned|must be checked|goes to {who}|is for {who}|has the wrong address|needs a gift box]|"
+        "the [taxi|train|bus|ticket|trip] to {city} [costs {number} euros|leaves at {time}|was cancelled|is booked]|flight {code} [lands|leaves|is late] [at {time}|{day}|]|{who}'s [birthday|holiday|appointment|exam] is on {day}|"
+        "[ask|call|tell|remind] {who} [about|for] the {topic}|[the|our] {topic} [is|was] {word}|{word} is the [new|] {topic} [code|word|contact|supplier]|{who} {verb}s {who2} {day}|we are out of {item}s|the {item} in {city} {state}",
         who=pick(rng, (person, first_name, first_name))(rng),
         thing=_with_article(rng, item(rng)),
         place=pick(rng, pools.NOTE_THINGS),
@@ -258,6 +262,11 @@ def note(rng: random.Random) -> str:
         code=pick(rng, (str(rng.randint(10, 9999)), made_up(rng), order_id(rng), f"{rng.randint(100, 999)}-{rng.randint(1000, 9999)}")),
         team=pick(rng, pools.TEAMS),
         number=rng.randint(1, 420),
+        id=order_id(rng),
+        city=city(rng),
+        word=made_up(rng),
+        who2=first_name(rng),
+        item=pick(rng, pools.ITEMS),
     )
 
 
@@ -291,6 +300,8 @@ def topic(rng: random.Random) -> str:
         return first_name(rng)
     if roll < 0.8:
         return pick(rng, pools.ITEMS)
+    if roll < 0.84:
+        return f"{pick(rng, (*pools.ADJECTIVES, 'Christmas', 'summer', 'spare', 'new', 'annual', 'lost'))} {pick(rng, (*pools.TOPICS, *pools.ITEMS, *pools.EVENT_KINDS))}"
     if roll < 0.9:
-        return pick(rng, pools.EVENT_KINDS)
+        return pick(rng, (*pools.EVENT_KINDS, *pools.TEAMS)).removeprefix("the ")
     return made_up(rng).lower() if rng.random() < 0.5 else pick(rng, pools.NOTE_THINGS)
