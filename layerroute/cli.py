@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from layerroute.commands import chat, demo, report, version
-from layerroute.errors import LayerRouteError
+from layerroute.commands.shared import show_error
 
 COMMANDS = {"demo": demo, "chat": chat, "report": report, "version": version}
 """Each module has `HELP`, `add_arguments(parser)` and `run(args) -> exit code`."""
@@ -47,20 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        message = _user_error(error)
-        if message is None:
+        if not show_error(error):
             raise
-        print(f"layerroute: {' '.join(message.split())}", file=sys.stderr)
         return 2
-
-
-def _user_error(error: Exception) -> str | None:
-    """Return the message if the user can do something about it, None if the error is a bug."""
-    if isinstance(error, LayerRouteError) or isinstance(error.__cause__, LayerRouteError):
-        return str(error)
-    if isinstance(error, ImportError) and "pip install" in str(error):
-        return str(error)
-    return None
 
 
 if __name__ == "__main__":

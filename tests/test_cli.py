@@ -202,6 +202,17 @@ def test_interactive_is_one_conversation(desk, capsys, monkeypatch):
     assert capsys.readouterr().out == "answer to first\nanswer to second\n"
 
 
+def test_a_failed_task_does_not_end_the_conversation(desk, capsys, monkeypatch):
+    fail_with(monkeypatch, DeviceError("no CUDA here"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("first\nsecond\n"))
+    assert main(["demo", "--interactive"]) == 0
+    assert capsys.readouterr().err.count("layerroute: no CUDA here") == 2
+    fail_with(monkeypatch, ZeroDivisionError())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("first\n"))
+    with pytest.raises(ZeroDivisionError):
+        main(["demo", "--interactive"])
+
+
 def test_interactive_json_is_refused(desk, capsys):
     assert main(["demo", "--interactive", "--json"]) == 2
     assert "--task" in capsys.readouterr().err
@@ -222,7 +233,9 @@ def test_steps_are_appended_to_the_ledger(desk, tmp_path):
 
 def test_a_ledger_that_cannot_be_written_is_no_secret(desk, tmp_path, capsys):
     assert main(["demo", "--task", "a", "--ledger", str(tmp_path)]) == 2
-    assert "cannot write the ledger" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "cannot write the ledger" in err
+    assert out == "answer to a\n"
 
 
 # chat
@@ -273,6 +286,18 @@ def test_chat_remembers_what_was_said(model, capsys, monkeypatch):
     first, answer, second = model.heard[1]
     assert (first.content, answer.content, second.content) == ("hi", "Hello", "and?")
     assert isinstance(answer, AIMessage)
+
+
+def test_a_failed_message_does_not_end_the_chat(model, capsys, monkeypatch):
+    def fail(self, messages):
+        raise DeviceError("no CUDA here")
+        yield
+
+    monkeypatch.setattr(FakeModel, "stream", fail)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\nand?\n"))
+    assert main(["chat"]) == 0
+    assert capsys.readouterr().err.count("layerroute: no CUDA here") == 2
+    assert main(["chat", "--message", "hi"]) == 2
 
 
 def test_chat_json_needs_a_message(model, capsys):

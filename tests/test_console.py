@@ -164,6 +164,13 @@ def test_a_strip_that_cannot_fit_becomes_a_count():
     assert "■" not in out
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_long_call_takes_one_line_of_a_terminal(encoding):
+    call = {"name": "add_note", "arguments": {"text": "word " * 60}}
+    (line,) = lines(lambda view: view.calls([call]), width=60, encoding=encoding)
+    assert cell_len(line) <= 60
+
+
 def test_narrower_layouts_keep_the_most_important():
     def parts(width):
         return lines(lambda view: view.step(make_step()), width=width)[1]

@@ -12,6 +12,7 @@ from layerroute.commands.shared import (
     print_answer,
     print_document,
     read_lines,
+    show_error,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ def run(args: argparse.Namespace) -> int:
     asked: Iterable[str] = read_lines(recorder, "you> ") if args.message is None else [args.message]
     for text in asked:
         recorder.task = text
-        answer = _answer(model, [*messages, HumanMessage(text)], recorder, streaming=not args.json)
+        try:
+            answer = _answer(model, [*messages, HumanMessage(text)], recorder, streaming=not args.json)
+        except Exception as error:
+            if not (args.message is None and show_error(error)):  # a conversation goes on after a failed message
+                raise
+            continue
         messages += [HumanMessage(text), answer]
         recorder.check()
     if args.json:
@@ -60,7 +66,7 @@ def _answer(
     from langchain_layerroute.callbacks import report_of
 
     with closing(cast("Generator[AIMessageChunk]", model.stream(messages))) as chunks:  # leaving early cancels it
-        with recorder.view.loading("loading the model" if not recorder.steps else "reading"):
+        with recorder.view.loading("reading" if recorder.steps else "loading the model"):
             answer = next(chunks)
         for chunk in _shown(answer, chunks) if streaming else chunks:
             answer += chunk

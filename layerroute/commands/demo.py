@@ -4,6 +4,7 @@ Without --task and --interactive it carries out a script of several tasks.
 """
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from layerroute.commands.shared import (
@@ -13,6 +14,7 @@ from layerroute.commands.shared import (
     print_answer,
     print_document,
     read_lines,
+    show_error,
 )
 
 if TYPE_CHECKING:
@@ -40,10 +42,16 @@ def run(args: argparse.Namespace) -> int:
     runs = []
     with FrontDesk(chat_model(args)) as desk:
         for task in read_lines(recorder, "task> ") if args.interactive else args.task or DEFAULT_TASKS:
-            runs.append(_carry_out(desk, task, recorder, keep_history=args.interactive))
+            try:
+                runs.append(_carry_out(desk, task, recorder, args.interactive))
+            except Exception as error:
+                if not (args.interactive and show_error(error)):  # a conversation goes on after a failed task
+                    raise
+                continue
             if not args.json:
                 print_answer(runs[-1].answer)
                 recorder.console.print()
+            recorder.check()
     if args.json:
         documents = [run.document() for run in runs]
         print_document(documents[0] if args.task and len(documents) == 1 else {"tasks": documents})
@@ -51,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(run.error for run in runs) else 0
 
 
-def _carry_out(desk: "FrontDesk", task: str, recorder: Recorder, keep_history: bool) -> "DemoRun":
+def _carry_out(desk: "FrontDesk", task: str, recorder: Recorder, is_interactive: bool) -> "DemoRun":
     recorder.task = task
-    recorder.view.heading(task)
-    with recorder.view.loading("loading the model" if not recorder.steps else "working"):
-        done = desk.run(task, on_step=recorder.step, keep_history=keep_history)
-    recorder.check()
+    if not (is_interactive and sys.stdin.isatty()):  # otherwise it stands there as it was typed
+        recorder.view.heading(task)
+    with recorder.view.loading("working" if recorder.steps else "loading the model"):
+        done = desk.run(task, on_step=recorder.step, keep_history=is_interactive)
     recorder.view.calls(done.tool_calls)
     return done

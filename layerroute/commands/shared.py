@@ -90,6 +90,15 @@ class Recorder:
             raise self._error
 
 
+def show_error(error: Exception) -> bool:
+    """Show an error that the user can do something about, on one line of stderr; False if it is a bug instead."""
+    is_ours = isinstance(error, LayerRouteError) or isinstance(error.__cause__, LayerRouteError)
+    is_missing_extra = isinstance(error, ImportError) and "pip install" in str(error)
+    if is_ours or is_missing_extra:
+        print(f"layerroute: {' '.join(plain(str(error)).split())}", file=sys.stderr)
+    return is_ours or is_missing_extra
+
+
 def read_lines(recorder: Recorder, prompt: str) -> Iterator[str]:
     """Read lines that are not blank from stdin until its end, prompting on stderr if a person types them."""
     while True:
