@@ -1,7 +1,7 @@
 """Canonical conversation rows: reading them, and their token ids under the Qwen2.5 chat template.
 
-A row is one conversation: `tools` are OpenAI function dicts, `messages` have the roles system, user, assistant and tool;
-assistant messages may carry `tool_calls` whose `arguments` are objects. Row files are gzipped JSON lines.
+A row is one conversation: `tools` are OpenAI function dicts, `messages` have the roles system, user, assistant and
+tool; assistant messages may carry `tool_calls` whose `arguments` are objects. Row files are gzipped JSON lines.
 """
 
 import gzip
@@ -73,8 +73,8 @@ def row_files(data_folder: Path, group: str) -> list[Path]:
 class ConversationEncoder:
     """Token ids of conversations, with repeated system blocks encoded once.
 
-    The rendered conversation is cut before every `<|im_start|>`. That is a special token, so encoding the segments one by
-    one gives the ids of the whole text.
+    The rendered conversation is cut before every `<|im_start|>`. That is a special token, so encoding the segments one
+    by one gives the ids of the whole text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, cache_size: int = 4096) -> None:

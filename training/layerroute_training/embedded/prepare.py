@@ -21,7 +21,13 @@ import numpy.typing as npt
 from transformers import AutoTokenizer
 
 from layerroute_training.embedded import conversations
-from layerroute_training.embedded.tokenizer import CONTEXT_WINDOW, END_OF_TEXT, VOCAB_SIZE, save_tokenizer, train_tokenizer
+from layerroute_training.embedded.tokenizer import (
+    CONTEXT_WINDOW,
+    END_OF_TEXT,
+    VOCAB_SIZE,
+    save_tokenizer,
+    train_tokenizer,
+)
 from layerroute_training.rows import ConversationEncoder, Row, Split, read_json_lines, read_rows, row_files, split_of
 
 TokenArray = npt.NDArray[np.uint16]
@@ -201,7 +207,9 @@ def _write(out_folder: Path, group: str, split: Split, encoded: list[Encoded]) -
     lengths = [length for part in encoded for length in part.lengths[split]]
     sources: dict[str, dict[str, Any]] = {}
     for part in encoded:
-        entry = sources.setdefault(part.task.source, {"source": part.task.source, "documents": 0, "tokens": 0, "too_long": 0})
+        entry = sources.setdefault(
+            part.task.source, {"source": part.task.source, "documents": 0, "tokens": 0, "too_long": 0}
+        )
         entry["documents"] += len(part.lengths[split])
         entry["tokens"] += sum(part.lengths[split])
         entry["too_long"] += part.too_long

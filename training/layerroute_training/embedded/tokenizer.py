@@ -1,6 +1,6 @@
 """The embedded backbone's tokenizer: a 16,384-token byte-level BPE that is otherwise Qwen2.5's.
 
-Same pre-tokenisation (single digits), same NFC normalisation, same added tokens with the same flags, same chat template.
+Same pre-tokenisation (single digits), same NFC normalisation, same added tokens with the same flags, same template.
 Added tokens take the top ids. `chat_template.jinja` beside this file is Qwen2.5's (Apache License 2.0, Alibaba Cloud).
 """
 
@@ -24,7 +24,10 @@ SPECIAL_TOKENS = (
     END_OF_TEXT,
     MESSAGE_START,
     MESSAGE_END,
-    *(f"<|{name}|>" for name in ("object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start", "quad_end")),
+    *(
+        f"<|{name}|>"
+        for name in ("object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start", "quad_end")
+    ),
     *(f"<|{name}|>" for name in ("vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")),
 )
 PLAIN_ADDED_TOKENS = (
@@ -46,7 +49,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PRE_TOKENS), "isolated"), byte_level])
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - added,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -58,7 +61,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
     tokenizer.add_tokens([_added(token, special=False) for token in PLAIN_ADDED_TOKENS])
     if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(
-            f"the sample fills {tokenizer.get_vocab_size()} of {vocab_size} tokens: give more text or a smaller vocabulary"
+            f"the sample fills {tokenizer.get_vocab_size()} of {vocab_size} tokens: give more text or fewer tokens"
         )
     return tokenizer
 

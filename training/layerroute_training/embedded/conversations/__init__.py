@@ -1,7 +1,7 @@
 """Generated tool-use conversations: seeded, pure Python, with true or plausible results.
 
-`generate(kind, count, seed)` yields canonical rows. Every row draws from its own random stream, so row N of a seed is the same
-whatever else is generated.
+`generate(kind, start, stop, seed)` yields canonical rows. Every row draws from its own random stream, so row N of a
+seed is the same whatever else is generated.
 """
 
 import random

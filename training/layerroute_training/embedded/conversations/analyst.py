@@ -1,26 +1,39 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Conversations of the analyst: questions over a database, answered by a true run of the query.
 
 The bookshop's schema comes with its own rows or with random ones; other small databases keep the model from knowing only
 one. The first question of a conversation looks at the tables and the columns it needs, later ones query at once.
 """
 
+import functools
 import json
 import random
 import sqlite3
 from dataclasses import dataclass
-import functools
 from typing import Any
 
 from langchain_layerroute.bookshop import ANALYST_PROMPT, analyst_schemas
 from langchain_layerroute.front_desk.replies import tidy
-
 from layerroute_training.embedded.conversations import values
 from layerroute_training.embedded.conversations.synthetic import call_message, result_message
 from layerroute_training.embedded.conversations.text import capitalise, expand, listing, pick
 from layerroute_training.rows import Message, Tool
 
 MAX_ROWS = 20
-_GENRES = ("fiction", "mystery", "cooking", "history", "science", "travel", "poetry", "children", "biography", "fantasy", "art", "romance")
+_GENRES = (
+    "fiction",
+    "mystery",
+    "cooking",
+    "history",
+    "science",
+    "travel",
+    "poetry",
+    "children",
+    "biography",
+    "fantasy",
+    "art",
+    "romance",
+)
 
 
 @dataclass(frozen=True)
@@ -35,16 +48,37 @@ class Question:
 def bookshop(rng: random.Random) -> sqlite3.Connection:
     """A bookshop with random rows."""
     connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE TABLE books (id INTEGER PRIMARY KEY, title TEXT, author TEXT, genre TEXT, price REAL, stock INTEGER)")
+    connection.execute(
+        "CREATE TABLE books (id INTEGER PRIMARY KEY, title TEXT, author TEXT, genre TEXT, price REAL, stock INTEGER)"
+    )
     connection.execute("CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT, city TEXT)")
-    connection.execute("CREATE TABLE sales (id INTEGER PRIMARY KEY, book_id INTEGER, customer_id INTEGER, quantity INTEGER, sold_on TEXT)")
+    connection.execute(
+        "CREATE TABLE sales (id INTEGER PRIMARY KEY, book_id INTEGER, customer_id INTEGER, quantity INTEGER, sold_on TEXT)"
+    )
     genres = rng.sample(_GENRES, rng.randint(3, 7))
     authors = [values.person(rng) for _ in range(rng.randint(5, 12))]
     cities = [values.city(rng) for _ in range(rng.randint(4, 8))]
-    books = [(_title(rng), pick(rng, authors), pick(rng, genres), round(rng.uniform(5, 40), 1), pick(rng, (0, rng.randint(0, 40), rng.randint(1, 20)))) for _ in range(rng.randint(12, 30))]
+    books = [
+        (
+            _title(rng),
+            pick(rng, authors),
+            pick(rng, genres),
+            round(rng.uniform(5, 40), 1),
+            pick(rng, (0, rng.randint(0, 40), rng.randint(1, 20))),
+        )
+        for _ in range(rng.randint(12, 30))
+    ]
     customers = [(values.person(rng), pick(rng, cities)) for _ in range(rng.randint(8, 20))]
     year = pick(rng, (2025, 2026))
-    sales = [(rng.randint(1, len(books)), rng.randint(1, len(customers)), rng.randint(1, 4), f"{year}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}") for _ in range(rng.randint(25, 90))]
+    sales = [
+        (
+            rng.randint(1, len(books)),
+            rng.randint(1, len(customers)),
+            rng.randint(1, 4),
+            f"{year}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}",
+        )
+        for _ in range(rng.randint(25, 90))
+    ]
     connection.executemany("INSERT INTO books (title, author, genre, price, stock) VALUES (?, ?, ?, ?, ?)", books)
     connection.executemany("INSERT INTO customers (name, city) VALUES (?, ?)", customers)
     connection.executemany("INSERT INTO sales (book_id, customer_id, quantity, sold_on) VALUES (?, ?, ?, ?)", sales)
@@ -55,9 +89,47 @@ def _title(rng: random.Random) -> str:
     return expand(
         rng,
         "The {a} {n}|{n} of {m}|A {a} {n}|{m}|{a} {n}s|The {n} and the {n2}|Letters from {m}",
-        a=pick(rng, "Silent Broken Golden Hidden Long Last Blue Winter Open Small Lost Salt Quiet Second Paper".split()),
-        n=pick(rng, "Harbour Garden River Night Door Winter Ledger Map Kitchen Orchard Bridge Letter Island Road House".split()),
-        n2=pick(rng, "Fox Sea Moon Stranger Clock Mountain Child King".split()),
+        a=pick(
+            rng,
+            [
+                "Silent",
+                "Broken",
+                "Golden",
+                "Hidden",
+                "Long",
+                "Last",
+                "Blue",
+                "Winter",
+                "Open",
+                "Small",
+                "Lost",
+                "Salt",
+                "Quiet",
+                "Second",
+                "Paper",
+            ],
+        ),
+        n=pick(
+            rng,
+            [
+                "Harbour",
+                "Garden",
+                "River",
+                "Night",
+                "Door",
+                "Winter",
+                "Ledger",
+                "Map",
+                "Kitchen",
+                "Orchard",
+                "Bridge",
+                "Letter",
+                "Island",
+                "Road",
+                "House",
+            ],
+        ),
+        n2=pick(rng, ["Fox", "Sea", "Moon", "Stranger", "Clock", "Mountain", "Child", "King"]),
         m=values.made_up(rng),
     )
 
@@ -154,20 +226,47 @@ def _bookshop_question(rng: random.Random, connection: sqlite3.Connection) -> Qu
 
 def _other_database(rng: random.Random) -> tuple[sqlite3.Connection, str, list[str], list[str]]:
     """A one-table database with random columns: connection, table, text columns, number columns."""
-    table = pick(rng, ("employees", "products", "students", "cars", "orders", "movies", "flights", "plants", "players", "songs", "rooms", "cities", values.made_up(rng).lower()))
-    text_columns = ["name", *rng.sample(("city", "color", "department", "brand", "status", "country", "team", "category"), 2)]
+    table = pick(
+        rng,
+        (
+            "employees",
+            "products",
+            "students",
+            "cars",
+            "orders",
+            "movies",
+            "flights",
+            "plants",
+            "players",
+            "songs",
+            "rooms",
+            "cities",
+            values.made_up(rng).lower(),
+        ),
+    )
+    text_columns = [
+        "name",
+        *rng.sample(("city", "color", "department", "brand", "status", "country", "team", "category"), 2),
+    ]
     number_columns = rng.sample(("age", "salary", "price", "year", "score", "weight", "rating", "distance", "seats"), 2)
     connection = sqlite3.connect(":memory:")
     columns = [*(f"{name} TEXT" for name in text_columns), *(f"{name} INTEGER" for name in number_columns)]
     connection.execute(f'CREATE TABLE "{table}" (id INTEGER PRIMARY KEY, {", ".join(columns)})')
     groups = [[values.made_up(rng) for _ in range(rng.randint(2, 4))] for _ in range(2)]
     marks = ", ".join("?" * (len(text_columns) + 2))
-    rows = [(values.first_name(rng), *(pick(rng, group) for group in groups), rng.randint(1, 99), rng.randint(1, 5000)) for _ in range(rng.randint(5, 30))]
-    connection.executemany(f'INSERT INTO "{table}" ({", ".join([*text_columns, *number_columns])}) VALUES ({marks})', rows)
+    rows = [
+        (values.first_name(rng), *(pick(rng, group) for group in groups), rng.randint(1, 99), rng.randint(1, 5000))
+        for _ in range(rng.randint(5, 30))
+    ]
+    connection.executemany(
+        f'INSERT INTO "{table}" ({", ".join([*text_columns, *number_columns])}) VALUES ({marks})', rows
+    )
     return connection, table, text_columns, number_columns
 
 
-def _other_question(rng: random.Random, connection: sqlite3.Connection, table: str, texts: list[str], numbers: list[str]) -> Question:
+def _other_question(
+    rng: random.Random, connection: sqlite3.Connection, table: str, texts: list[str], numbers: list[str]
+) -> Question:
     column, number = pick(rng, texts[1:]), pick(rng, numbers)
     value = str(pick(rng, connection.execute(f'SELECT {column} FROM "{table}"').fetchall())[0])
     bound, top = rng.randint(2, 2000), rng.randint(2, 5)
@@ -185,8 +284,14 @@ def _other_question(rng: random.Random, connection: sqlite3.Connection, table: s
             ("what is the average {n} per {c}?", "SELECT {c}, AVG({n}) FROM {t} GROUP BY {c}"),
             ("which {t} have a {n} above {b}?", "SELECT name, {n} FROM {t} WHERE {n} > {b}"),
             ("how many {t} have a {n} below {b}?", "SELECT COUNT(*) FROM {t} WHERE {n} < {b}"),
-            ("top {k} {t} by {n}?|list the {k} {t} with the highest {n}", "SELECT name, {n} FROM {t} ORDER BY {n} DESC LIMIT {k}"),
-            ("who has the highest {n}?|which of the {t} has the highest {n}?", "SELECT name, {n} FROM {t} ORDER BY {n} DESC LIMIT 1"),
+            (
+                "top {k} {t} by {n}?|list the {k} {t} with the highest {n}",
+                "SELECT name, {n} FROM {t} ORDER BY {n} DESC LIMIT {k}",
+            ),
+            (
+                "who has the highest {n}?|which of the {t} has the highest {n}?",
+                "SELECT name, {n} FROM {t} ORDER BY {n} DESC LIMIT 1",
+            ),
         ),
     )
     slots = {"t": table, "c": column, "v": value, "n": number, "b": str(bound), "k": str(top)}
@@ -212,24 +317,26 @@ def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
 
 def analyst_conversation(rng: random.Random) -> tuple[list[Tool], list[Message]]:
     """One to four questions over one database."""
-    shop = rng.random() < 0.8
-    if shop:
-        connection, other = bookshop(rng), ("", [""], [""])
+    if rng.random() < 0.8:
+        connection = bookshop(rng)
+        ask = functools.partial(_bookshop_question, rng, connection)
     else:
-        connection, *rest = _other_database(rng)
-        other = (rest[0], rest[1], rest[2])
+        connection, table, texts, numbers = _other_database(rng)
+        ask = functools.partial(_other_question, rng, connection, table, texts, numbers)
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
     messages: list[Message] = [{"role": "system", "content": ANALYST_PROMPT}] if rng.random() < 0.9 else []
     described: set[str] = set()
     for turn in range(rng.choices((1, 2, 3, 4), (35, 30, 20, 15))[0]):
-        question = _bookshop_question(rng, connection) if shop else _other_question(rng, connection, *other)
+        question = ask()
         messages.append({"role": "user", "content": question.text})
         if turn == 0:
             messages += _step("list_tables", {}, {"tables": tables})
         for table in question.tables:
             if table not in described:
                 described.add(table)
-                messages += _step("describe_table", {"table": table}, {"table": table, "columns": _columns(connection, table)})
+                messages += _step(
+                    "describe_table", {"table": table}, {"table": table, "columns": _columns(connection, table)}
+                )
         reply = _run(connection, question.sql)
         messages += _step("run_query", {"sql": question.sql}, reply)
         messages.append({"role": "assistant", "content": _answer(rng, reply)})

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Calculator jobs.
 
 Conventions of expressions, kept everywhere:
@@ -13,7 +14,6 @@ from typing import Any
 
 from langchain_layerroute.front_desk.arithmetic import calculator
 from langchain_layerroute.front_desk.replies import DeskError
-
 from layerroute_training.embedded.conversations import values
 from layerroute_training.embedded.conversations.jobs import Call, Job, Scene, make_job
 from layerroute_training.embedded.conversations.text import pick

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Jobs of several calls: the same tool for several values, and calls that need the result of an earlier one."""
 
 from collections.abc import Callable
@@ -91,7 +92,12 @@ def find_then_update_job(scene: Scene) -> Job:
     """Look an order up, then change it; sometimes only under a condition."""
     order_id = values.order_id(scene.rng)
     status = pick(scene.rng, ("cancelled", "cancelled", "cancelled", "delivered", "shipped", "processing"))
-    verb = {"cancelled": "cancel it", "delivered": "mark it as delivered", "shipped": "mark it as shipped", "processing": "set it back to processing"}[status]
+    verb = {
+        "cancelled": "cancel it",
+        "delivered": "mark it as delivered",
+        "shipped": "mark it as shipped",
+        "processing": "set it back to processing",
+    }[status]
     others = [other for other in desk.STATUSES if other != status]
     if scene.chance(0.45):
         wanted = pick(scene.rng, [other for other in others if other != "cancelled"])
@@ -104,12 +110,18 @@ def find_then_update_job(scene: Scene) -> Job:
             calls.append(desk.update(scene, order_id, status, old=real, error=0))
             answer = desk.update_answer(scene, calls[-1])
         else:
-            answer = scene.reply("Order {id} is {real}, so I left it as it is.|It is {real}, so nothing was changed.", id=order_id, real=real)
+            answer = scene.reply(
+                "Order {id} is {real}, so I left it as it is.|It is {real}, so nothing was changed.",
+                id=order_id,
+                real=real,
+            )
         questions = "[if|in case|when] order {id} is [still|already|] {wanted}, [please|] {verb}|is order {id} [still|already|] {wanted}? If so, {verb}"
         commands = "[check|look up|see] [order|] {id} and {verb} if it is [still|already|] {wanted}|{verb2} order {id} if it is [still|already|] {wanted}|look up order {id}, and if it is {wanted}, {verb}"
         if status != "cancelled":
             commands = commands.replace("{verb2} order {id} if it is [still|already|] {wanted}|", "")
-        return make_job(scene, questions, commands, tuple(calls), answer, id=order_id, wanted=wanted, verb=verb, verb2="cancel")
+        return make_job(
+            scene, questions, commands, tuple(calls), answer, id=order_id, wanted=wanted, verb=verb, verb2="cancel"
+        )
     found = desk.find(scene, order_id, error=0.06, status=pick(scene.rng, others))
     calls = [found]
     answer = desk.order_answer(scene, found)
@@ -145,14 +157,22 @@ def list_then_act_job(scene: Scene) -> Job:
     action = pick(scene.rng, ("cancelled", "cancelled", "delivered", "shipped", "find"))
     if action == "find":
         if not answer:
-            found = Call("find_order", {"order_id": order["order_id"]}, {**desk.an_order(scene, order["order_id"], name, order["status"]), "item": item})
+            found = Call(
+                "find_order",
+                {"order_id": order["order_id"]},
+                {**desk.an_order(scene, order["order_id"], name, order["status"]), "item": item},
+            )
             calls.append(found)
             answer = desk.order_answer(scene, found)
         questions = "how much did {name} pay for the {item}?|what is the total of {name}'s {item} order?|how many {item}s did {name} order?"
         commands = "find {name}'s {item} order and [show me the details|tell me the total|tell me the quantity]|look up {name}'s orders and show me the details of the {item}"
         return make_job(scene, questions, commands, tuple(calls), answer, name=name, item=item)
     if not answer:
-        calls.append(desk.update(scene, order["order_id"], action, old=None if order["status"] == action else order["status"], error=0))
+        calls.append(
+            desk.update(
+                scene, order["order_id"], action, old=None if order["status"] == action else order["status"], error=0
+            )
+        )
         answer = desk.update_answer(scene, calls[-1])
     verb = {"cancelled": "cancel", "delivered": "mark as delivered", "shipped": "mark as shipped"}[action]
     return make_job(
@@ -177,14 +197,20 @@ def change_all_job(scene: Scene) -> Job:
     status = pick(scene.rng, ("cancelled", "cancelled", "shipped", "delivered"))
     calls, answer = [listed], desk.orders_answer(scene, listed)
     if "error" not in listed.result:
-        orders = [order for order in listed.result["orders"] if order["status"] != status][:3] or listed.result["orders"][:1]
-        orders = [{**order, "status": "processing" if order["status"] == status else order["status"]} for order in orders]
+        orders = [order for order in listed.result["orders"] if order["status"] != status][:3] or listed.result[
+            "orders"
+        ][:1]
+        orders = [
+            {**order, "status": "processing" if order["status"] == status else order["status"]} for order in orders
+        ]
         calls = [Call("list_orders", listed.arguments, {**listed.result, "orders": orders})]
         calls += [desk.update(scene, order["order_id"], status, old=order["status"], error=0) for order in orders]
         answer = " ".join(desk.update_answer(scene, call) for call in calls[1:])
     return make_job(
         scene,
-        "{name} wants to cancel [everything|all orders]|all orders of {name} [can|should] be cancelled" if status == "cancelled" else "all orders of {name} [are|were] {status}[, please update them|; update them]",
+        "{name} wants to cancel [everything|all orders]|all orders of {name} [can|should] be cancelled"
+        if status == "cancelled"
+        else "all orders of {name} [are|were] {status}[, please update them|; update them]",
         "cancel [all|all the] orders of {name}|cancel all of {name}'s orders|cancel everything {name} ordered"
         if status == "cancelled"
         else "[mark|set] [all|all the] orders of {name} [as|to] {status}|[mark|set] all of {name}'s orders [as|to] {status}",
@@ -251,7 +277,10 @@ def convert_then_calculate_job(scene: Scene) -> Job:
     if scene.chance(0.5):
         dimension, source, target = conversions.units_pair(scene)
         first = conversions.convert(value, source, target)
-        what, to = f"{said} {conversions.unit_word(scene, dimension, source)}", conversions.unit_word(scene, dimension, target)
+        what, to = (
+            f"{said} {conversions.unit_word(scene, dimension, source)}",
+            conversions.unit_word(scene, dimension, target),
+        )
         intro = ""
     else:
         source, target = conversions.currency_pair(scene)
@@ -293,7 +322,9 @@ def calculate_then_convert_job(scene: Scene) -> Job:
         second = conversions.exchange(scene, value, source, target)
         answer = conversions.currency_answer(scene, second)
         if scene.chance(0.45):
-            things = pick(scene.rng, ("tickets", "chairs", "books", "rooms", "mugs", "lamps", "nights", "boxes", "seats"))
+            things = pick(
+                scene.rng, ("tickets", "chairs", "books", "rooms", "mugs", "lamps", "nights", "boxes", "seats")
+            )
             first = arithmetic.calculate(f"{count} * {price}")
             second = conversions.exchange(scene, first.result["result"], source, target)
             return make_job(
@@ -314,7 +345,14 @@ def calculate_then_convert_job(scene: Scene) -> Job:
             dimension, source, target = "length", "km", "mi"
         src, to = conversions.unit_word(scene, dimension, source), conversions.unit_word(scene, dimension, target)
         second = conversions.convert(value, source, target)
-        answer = scene.reply("{e} = {v} {s}, which is {r} {u}.|That is {r} {u}.", e=first.arguments["expression"], v=value, s=source, r=second.result["result"], u=second.result["unit"])
+        answer = scene.reply(
+            "{e} = {v} {s}, which is {r} {u}.|That is {r} {u}.",
+            e=first.arguments["expression"],
+            v=value,
+            s=source,
+            r=second.result["result"],
+            u=second.result["unit"],
+        )
     if shape.startswith(("multiply", "add")):
         asked = "{shape}[, then| and| and then|. Then] convert [it|the result|that] from {src} [to|into] {to}"
         return make_job(scene, asked, asked, (first, second), answer, shape=shape, src=src, to=to)
@@ -389,24 +427,48 @@ def weather_then_write_job(scene: Scene) -> Job:
     is_wet = any(word in condition for word in pools.WET)
     wish = pick(scene.rng, ("wet", "wet", "dry", "always"))
     holds = wish == "always" or is_wet == (wish == "wet")
-    when_said = {"wet": pick(scene.rng, ("it rains", "it is raining", "it will rain", "there is rain")), "dry": pick(scene.rng, ("it does not rain", "it is dry", "it stays dry", "there is no rain"))}.get(wish, "")
+    when_said = {
+        "wet": pick(scene.rng, ("it rains", "it is raining", "it will rain", "there is rain")),
+        "dry": pick(scene.rng, ("it does not rain", "it is dry", "it stays dry", "there is no rain")),
+    }.get(wish, "")
     if scene.chance(0.5):
-        text = scene.own(pick(scene.rng, (diary.chore(scene), f"take an umbrella to {city}", f"pack for {city}", f"bring {values.item(scene.rng)}")))
-        act = scene.say("[add a note to|make a note to|note to|leave a note to] {text}|[add a note|write a note|save a note]: {text}", text=text)
-        write, done = (lambda: diary.add_note(scene, text)), diary.note_answer
+        text = scene.own(
+            pick(
+                scene.rng,
+                (
+                    diary.chore(scene),
+                    f"take an umbrella to {city}",
+                    f"pack for {city}",
+                    f"bring {values.item(scene.rng)}",
+                ),
+            )
+        )
+        act = scene.say(
+            "[add a note to|make a note to|note to|leave a note to] {text}|[add a note|write a note|save a note]: {text}",
+            text=text,
+        )
+        written = diary.add_note(scene, text)
+        done = diary.note_answer(scene, written)
     else:
         title = scene.own(values.event_title(scene.rng))
         _, placed, date = values.when(scene.rng, scene.today)
         if scene.chance(0.7):
             placed, date = day, values.shift(scene.today, 1 if day == "tomorrow" else 0)
         said_time, time = values.clock(scene.rng)
-        act = scene.say("[schedule|add|put in|book] {art} {title} {placed} at {time}", art="", title=title, placed=placed, time=said_time)
-        write, done = (lambda: diary.add_event(scene, title, date, time)), diary.event_answer
+        act = scene.say(
+            "[schedule|add|put in|book] {art} {title} {placed} at {time}",
+            art="",
+            title=title,
+            placed=placed,
+            time=said_time,
+        )
+        written = diary.add_event(scene, title, date, time)
+        done = diary.event_answer(scene, written)
     if "error" in forecast.result:
         answer = desk.weather_answer(scene, forecast)
     elif holds:
-        calls.append(write())
-        answer = f"{desk.weather_answer(scene, forecast)} {done(scene, calls[1])}"
+        calls.append(written)
+        answer = f"{desk.weather_answer(scene, forecast)} {done}"
     else:
         answer = f"{desk.weather_answer(scene, forecast)} {scene.reply('So I added nothing.|Nothing was added.|So nothing to do.')}"
     if wish == "always":
@@ -460,7 +522,9 @@ def add_then_show_job(scene: Scene) -> Job:
     added = diary.add_event(scene, title, date, time)
     listed = diary.events_of(scene, date)
     events = [*listed.result["events"], {"event_id": added.result["event_id"], "title": title, "time": time}]
-    listed = Call("list_events", {"date": date}, {"date": date, "events": sorted(events, key=lambda event: event["time"])})
+    listed = Call(
+        "list_events", {"date": date}, {"date": date, "events": sorted(events, key=lambda event: event["time"])}
+    )
     return make_job(
         scene,
         "[I have|there is] {title} {when} at {time}; add it and [show|tell] me [what else is on|the whole day|everything on that day]",
@@ -477,7 +541,9 @@ def two_targets_job(scene: Scene) -> Job:
     """Convert one amount into two currencies or units."""
     said, value = values.amount(scene.rng)
     if scene.chance(0.55):
-        source, first, second = scene.rng.sample(conversions.COMMON_CODES if scene.chance(0.7) else list(conversions.CURRENCIES), 3)
+        source, first, second = scene.rng.sample(
+            conversions.COMMON_CODES if scene.chance(0.7) else list(conversions.CURRENCIES), 3
+        )
         calls = tuple(conversions.exchange(scene, value, source, target) for target in (first, second))
         what = conversions.money_phrase(scene, said, source)
         words = [conversions.currency_word(scene, target) for target in (first, second)]
@@ -488,7 +554,9 @@ def two_targets_job(scene: Scene) -> Job:
         calls = tuple(conversions.convert(value, source, target) for target in (first, second))
         what = f"{said} {conversions.unit_word(scene, dimension, source)}"
         words = [conversions.unit_word(scene, dimension, target) for target in (first, second)]
-        answer = scene.reply("That is {a} {x} or {b} {y}.", a=calls[0].result["result"], x=first, b=calls[1].result["result"], y=second)
+        answer = scene.reply(
+            "That is {a} {x} or {b} {y}.", a=calls[0].result["result"], x=first, b=calls[1].result["result"], y=second
+        )
     return make_job(
         scene,
         "[what is|how much is] {what} in {x} and [in|] {y}?|{what} in {x} and {y}[?|]|how much is {what} in {x}, and in {y}?",

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Turns that need no tool: greetings, thanks, questions back, refusals, general knowledge."""
 
 from layerroute_training.embedded.conversations import pools, values
@@ -95,7 +96,14 @@ def chat_job(scene: Scene, tools: tuple[str, ...]) -> Job:
         return _chat(scene, *pick(scene.rng, _INCOMPLETE), slots)
     if roll < 0.46:
         answer = "I am sorry, I cannot do that.|Sorry, I have no tool for that.|I am afraid I cannot help with that.|That is beyond what I can do here, sorry."
-        return _chat(scene, "[{x}|please {x}|can you {x}?|could you {x}?]".replace("{x}", pick(scene.rng, _IMPOSSIBLE).removesuffix("?")), answer, slots)
+        return _chat(
+            scene,
+            "[{x}|please {x}|can you {x}?|could you {x}?]".replace(
+                "{x}", pick(scene.rng, _IMPOSSIBLE).removesuffix("?")
+            ),
+            answer,
+            slots,
+        )
     if roll < 0.6:
         question, answer, facts = pick(scene.rng, _KNOWLEDGE)
         slots |= dict(zip("xyz", pick(scene.rng, facts), strict=False))
@@ -105,7 +113,9 @@ def chat_job(scene: Scene, tools: tuple[str, ...]) -> Job:
 
 def missing_tool_job(scene: Scene, job: Job) -> Job:
     """A request that would need a tool which the prompt does not offer."""
-    answer = "I am sorry, I have no tool for that.|Sorry, I cannot do that here.|I cannot do that: I have no suitable tool."
+    answer = (
+        "I am sorry, I have no tool for that.|Sorry, I cannot do that here.|I cannot do that: I have no suitable tool."
+    )
     return Job(job.sentence, "", (), scene.reply(answer))
 
 

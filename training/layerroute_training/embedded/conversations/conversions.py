@@ -1,10 +1,10 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Jobs for `convert_units` and `convert_currency`: unit arguments are short names, currencies ISO codes."""
 
 from typing import Any
 
 from langchain_layerroute.front_desk.replies import DeskError, tidy
 from langchain_layerroute.front_desk.units import convert_units
-
 from layerroute_training.embedded.conversations import values
 from layerroute_training.embedded.conversations.jobs import Call, Job, Scene, make_job
 from layerroute_training.embedded.conversations.text import pick
@@ -132,7 +132,24 @@ CURRENCIES: dict[str, tuple[tuple[str, ...], str, float]] = {
     "UAH": (("hryvnia", "Ukrainian hryvnia"), "", 45.0),
 }
 _CODES = tuple(CURRENCIES)
-COMMON_CODES = ("EUR", "USD", "GBP", "JPY", "CHF", "SEK", "NOK", "DKK", "CAD", "AUD", "INR", "CNY", "PLN", "CZK", "BRL", "MXN")
+COMMON_CODES = (
+    "EUR",
+    "USD",
+    "GBP",
+    "JPY",
+    "CHF",
+    "SEK",
+    "NOK",
+    "DKK",
+    "CAD",
+    "AUD",
+    "INR",
+    "CNY",
+    "PLN",
+    "CZK",
+    "BRL",
+    "MXN",
+)
 
 
 def convert(value: float, source: str, target: str) -> Call:
@@ -195,7 +212,9 @@ def unit_job(scene: Scene) -> Job:
     else:
         said, value = values.amount(scene.rng)
         if scene.chance(0.03):
-            said, value = pick(scene.rng, (("half a", 0.5), ("a quarter", 0.25), ("one and a half", 1.5), ("two and a half", 2.5)))
+            said, value = pick(
+                scene.rng, (("half a", 0.5), ("a quarter", 0.25), ("one and a half", 1.5), ("two and a half", 2.5))
+            )
     plural = not (value in (1, 0.5) or said == "half a")
     call = convert(value, source, target)
     slots = {"v": said, "src": unit_word(scene, dimension, source, plural), "to": unit_word(scene, dimension, target)}

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Jobs for the weather and the order desk."""
 
 import dataclasses
@@ -9,8 +10,27 @@ from layerroute_training.embedded.conversations.text import listing, pick
 
 STATUSES = ("processing", "shipped", "delivered", "cancelled")
 
-_TODAY = ("today", "right now", "now", "at the moment", "this afternoon", "this evening", "tonight", "currently", "later today", "this morning")
-_TOMORROW = ("tomorrow", "tomorrow", "tomorrow", "tomorrow morning", "tomorrow afternoon", "tomorrow evening", "tomorrow night")
+_TODAY = (
+    "today",
+    "right now",
+    "now",
+    "at the moment",
+    "this afternoon",
+    "this evening",
+    "tonight",
+    "currently",
+    "later today",
+    "this morning",
+)
+_TOMORROW = (
+    "tomorrow",
+    "tomorrow",
+    "tomorrow",
+    "tomorrow morning",
+    "tomorrow afternoon",
+    "tomorrow evening",
+    "tomorrow night",
+)
 
 _WEATHER: tuple[tuple[str, str], ...] = (
     (
@@ -90,7 +110,9 @@ def _asked_about(request: str) -> str:
 def weather_answer(scene: Scene, call: Call, kind: str = "plain") -> str:
     """What the forecast says, with a yes or no where that was asked."""
     if "error" in call.result:
-        return scene.reply("I have no weather for {city}.|Sorry, there is no forecast for {city}.", city=call.arguments["city"])
+        return scene.reply(
+            "I have no weather for {city}.|Sorry, there is no forecast for {city}.", city=call.arguments["city"]
+        )
     report = call.result
     facts = scene.reply(
         "{city} {day}: {condition}, {high} to {low} °C.|{city} {day}: {condition}, high {high} °C, low {low} °C.|{city} {day}: {condition}, between {low} and {high} °C.",
@@ -199,7 +221,9 @@ def find_job(scene: Scene) -> Job:
     """Ask about one order."""
     order_id = values.order_id(scene.rng)
     call = find(scene, order_id)
-    return make_job(scene, _FIND, _FIND_COMMANDS, (call,), order_answer(scene, call), id=values.shown_id(scene.rng, order_id))
+    return make_job(
+        scene, _FIND, _FIND_COMMANDS, (call,), order_answer(scene, call), id=values.shown_id(scene.rng, order_id)
+    )
 
 
 def list_orders_job(scene: Scene) -> Job:
@@ -214,13 +238,18 @@ def update_job(scene: Scene) -> Job:
     status = scene.rng.choices(STATUSES, (15, 25, 25, 40))[0]
     order_id = values.order_id(scene.rng)
     call = update(scene, order_id, status)
-    return make_job(scene, *_UPDATE[status], (call,), update_answer(scene, call), id=values.shown_id(scene.rng, order_id))
+    return make_job(
+        scene, *_UPDATE[status], (call,), update_answer(scene, call), id=values.shown_id(scene.rng, order_id)
+    )
 
 
 def order_answer(scene: Scene, call: Call) -> str:
     """What was found."""
     if "error" in call.result:
-        return scene.reply("I could not find order {id}.|There is no order {id}.|Sorry, there is no order {id}.", id=call.arguments["order_id"])
+        return scene.reply(
+            "I could not find order {id}.|There is no order {id}.|Sorry, there is no order {id}.",
+            id=call.arguments["order_id"],
+        )
     order = call.result
     return scene.reply(
         "Order {order_id} is {status}: {quantity} x {item} for {customer}, total {total}.|Order {order_id} ({quantity} x {item}, {customer}) is {status}; total {total}.|"
@@ -232,7 +261,9 @@ def order_answer(scene: Scene, call: Call) -> str:
 def orders_answer(scene: Scene, call: Call) -> str:
     """A customer's orders in a sentence."""
     if "error" in call.result:
-        return scene.reply("I found no customer {name}.|There is no customer called {name}.", name=call.arguments["customer"])
+        return scene.reply(
+            "I found no customer {name}.|There is no customer called {name}.", name=call.arguments["customer"]
+        )
     parts = [f"{order['order_id']} ({order['item']}, {order['status']})" for order in call.result["orders"]]
     count = len(parts)
     return scene.reply(
@@ -247,9 +278,14 @@ def orders_answer(scene: Scene, call: Call) -> str:
 def update_answer(scene: Scene, call: Call) -> str:
     """What changed."""
     if "error" in call.result:
-        return scene.reply("There is no order {id}, so nothing was changed.|I could not find order {id}.", id=call.arguments["order_id"])
+        return scene.reply(
+            "There is no order {id}, so nothing was changed.|I could not find order {id}.",
+            id=call.arguments["order_id"],
+        )
     if call.result["status"] == "cancelled":
-        return scene.reply("Order {order_id} is cancelled.|Done: order {order_id} is cancelled (it was {old_status}).", **call.result)
+        return scene.reply(
+            "Order {order_id} is cancelled.|Done: order {order_id} is cancelled (it was {old_status}).", **call.result
+        )
     return scene.reply(
         "Order {order_id} is now {status}.|Done: order {order_id} went from {old_status} to {status}.|Order {order_id} is marked as {status}.",
         **call.result,

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Jobs for notes and the calendar.
 
 Note texts, queries and titles are the user's words verbatim: without the introducing words ("that", "to", a colon), a
@@ -17,12 +18,10 @@ _ADD_NOTE = (
 _NOTE_COMMANDS = (
     "[note|remember|write down|jot down|make a note|take a note|add a note|save a note|keep a note|put in the notes|record|leave a note|make a memo|put down] that {note}|"
     "[add a note|make a note|take a note|save a note|write a note|note|write down|write|leave a note|create a note|jot down|save|store a note|new note|add to the notes|add to my notes|save this note|put this in the notes|note down|take this down|note this]: {note}|"
-    "[add|save|write|leave|make|create|store] [a|the] note [saying|that says|reading|with the text|which says] [that|:|] {note}|[save|add|store|keep|write] \"{note}\" [as a note|in the notes|to the notes|in my notes]|"
-    "[add|save|put] the note \"{note}\"|[add|save|write|leave|make|store|keep|put down] a note [saying|that says|reading|:|with the words] \"{note}\"|[write down|note]: {note}|note that {note}|note down that {note}"
+    '[add|save|write|leave|make|create|store] [a|the] note [saying|that says|reading|with the text|which says] [that|:|] {note}|[save|add|store|keep|write] "{note}" [as a note|in the notes|to the notes|in my notes]|'
+    '[add|save|put] the note "{note}"|[add|save|write|leave|make|store|keep|put down] a note [saying|that says|reading|:|with the words] "{note}"|[write down|note]: {note}|note that {note}|note down that {note}'
 )
-_TO_DO_COMMANDS = (
-    "[make a note|add a note|write a note|leave a note|remind me|remind us|take a note|leave a reminder|write down|note|remember|save a note|don't forget] to {note}"
-)
+_TO_DO_COMMANDS = "[make a note|add a note|write a note|leave a note|remind me|remind us|take a note|leave a reminder|write down|note|remember|save a note|don't forget] to {note}"
 _SEARCH = (
     "[what do|do] [my|the|our] notes say about {art} {q}?|[do I have|do we have|is there|are there] [any|a|] [note|notes] [about|on|regarding|mentioning|concerning] {art} {q}?|[what|which] notes [do I have|are there|do we have] [about|on|regarding] {art} {q}?|"
     "what did I [write|note] [down|] about {art} {q}?|[any|] notes [about|on] {art} {q}[?|]|did I [write|note] [anything|something] [down|] about {art} {q}?|where [did I write|is the note] about {art} {q}?|"
@@ -31,7 +30,7 @@ _SEARCH = (
 )
 _SEARCH_COMMANDS = (
     "[search|look through|go through|check|scan] [my|the|our] notes [for|about] {art} {q}|[find|show|show me|look up|get|pull up|look for|find me|read me|list|bring up] [my|the|all|any|] [note|notes] [about|on|regarding|that mention|mentioning|with] {art} {q}|"
-    "[search|look] for {art} {q} in [my|the] notes|search the notes for {q}|look up {art} {q} in the notes|find notes about {q}|check what the notes say about {art} {q}|look for notes about {art} {q}|search notes for \"{q}\""
+    '[search|look] for {art} {q} in [my|the] notes|search the notes for {q}|look up {art} {q} in the notes|find notes about {q}|check what the notes say about {art} {q}|look for notes about {art} {q}|search notes for "{q}"'
 )
 _ADD_EVENT = (
     "[there is|there's|we have|I have|I've got|we've got] {art} {title} {when} at {time}[; please add it|, put it in the calendar|. add it to the calendar|, add it to my calendar|; can you put it in?]|"
@@ -41,9 +40,9 @@ _ADD_EVENT = (
 )
 _EVENT_COMMANDS = (
     "[add|schedule|book|put|create|enter|set up|plan|arrange|make|register|set|save|write] {art} {title} {when} at {time}|[add|put|enter|write] {art} {title} [in|into|to|on] [the|my|our] [calendar|diary|agenda|schedule] {when} at {time}|"
-    "[schedule|add|book|create|put|set up|plan] {art} {title} {for} at {time}|[schedule|add|book|create|set up|plan] {art} {title} at {time} {when}|[add|create|put in|make] an [event|appointment|entry] [called|named|titled|:] \"{title}\" {when} at {time}|"
+    '[schedule|add|book|create|put|set up|plan] {art} {title} {for} at {time}|[schedule|add|book|create|set up|plan] {art} {title} at {time} {when}|[add|create|put in|make] an [event|appointment|entry] [called|named|titled|:] "{title}" {when} at {time}|'
     "[add|create|make|enter] [an event|a calendar event|an appointment|a calendar entry] {when} at {time}: {title}|[put|block|reserve] {time} {when} for {art} {title}|[add|put] {title} to [the|my] calendar {for} at {time}|"
-    "[add|schedule|put|book|enter] \"{title}\" [{when}|{for}] at {time}|[put|add] {art} {title} [in|into|on] the calendar {for}, {time}|schedule {title} {for} at {time}|add {art} {title} {for} at {time} to [the|my] calendar|[pencil in|note] {art} {title} {when} at {time} in the calendar"
+    '[add|schedule|put|book|enter] "{title}" [{when}|{for}] at {time}|[put|add] {art} {title} [in|into|on] the calendar {for}, {time}|schedule {title} {for} at {time}|add {art} {title} {for} at {time} to [the|my] calendar|[pencil in|note] {art} {title} {when} at {time} in the calendar'
 )
 _LIST_EVENTS = (
     "what [is|'s|do I have|do we have|have I got] [on|planned|scheduled|in the calendar|on the calendar|in my calendar|on the schedule|coming up] {when}?|what does {day_s} look like?|[do I have|do we have|is there|are there] [any|] [events|event|appointments|meetings|anything|something] [planned|scheduled|in the calendar|on|] {when}?|"
@@ -109,7 +108,11 @@ def note_job(scene: Scene) -> Job:
         sentence = finish_sentence(scene, f"{intro} {text}", question=False).removesuffix("!")
         return Job(sentence, f"{intro} {text}", (call,), note_answer(scene, call))
     job = make_job(scene, _ADD_NOTE, _NOTE_COMMANDS, (call,), note_answer(scene, call), note=text)
-    return job if job.sentence.count(text) else Job(finish_sentence(scene, job.command, False), job.command, (call,), job.answer)
+    return (
+        job
+        if job.sentence.count(text)
+        else Job(finish_sentence(scene, job.command, False), job.command, (call,), job.answer)
+    )
 
 
 def chore(scene: Scene) -> str:
@@ -120,13 +123,19 @@ def chore(scene: Scene) -> str:
         verb=pick(scene.rng, pools.VERBS),
         who=pick(scene.rng, (values.person, values.first_name))(scene.rng),
         place=pick(scene.rng, pools.NOTE_THINGS),
-        time=pick(scene.rng, ("tomorrow", "on Monday", "tonight", "before noon", "this afternoon", "by Friday", "at 3 pm", "next week")),
+        time=pick(
+            scene.rng,
+            ("tomorrow", "on Monday", "tonight", "before noon", "this afternoon", "by Friday", "at 3 pm", "next week"),
+        ),
     )
 
 
 def note_answer(scene: Scene, call: Call) -> str:
     """That it is noted."""
-    return scene.reply("Noted: {text}|Saved as note {note_id}.|Noted (note {note_id}): {text}|I saved that as note {note_id}.", **call.result)
+    return scene.reply(
+        "Noted: {text}|Saved as note {note_id}.|Noted (note {note_id}): {text}|I saved that as note {note_id}.",
+        **call.result,
+    )
 
 
 def search_job(scene: Scene) -> Job:
@@ -141,7 +150,10 @@ def notes_answer(scene: Scene, call: Call) -> str:
     """The notes found."""
     notes = call.result["notes"]
     if not notes:
-        return scene.reply("There are no notes about {q}.|I found no notes about {q}.|Nothing is noted about {q}.", q=call.arguments["query"])
+        return scene.reply(
+            "There are no notes about {q}.|I found no notes about {q}.|Nothing is noted about {q}.",
+            q=call.arguments["query"],
+        )
     if len(notes) == 1:
         return scene.reply("Note {note_id} says: {text}|One note: {text}|I found note {note_id}: {text}", **notes[0])
     parts = "; ".join(f"{note['note_id']}: {note['text']}" for note in notes)
@@ -159,7 +171,9 @@ def event_job(scene: Scene) -> Job:
     slots = {"title": title, "when": placed, "time": said_time, "art": article}
     slots["for"] = f"for {placed.removeprefix('on ')}"
     if scene.chance(0.15):
-        questions = _ADD_EVENT.replace(" at {time}", pick(scene.rng, (", {time}", " @ {time}", " ({time})", " from {time}")))
+        questions = _ADD_EVENT.replace(
+            " at {time}", pick(scene.rng, (", {time}", " @ {time}", " ({time})", " from {time}"))
+        )
     else:
         questions = _ADD_EVENT
     return make_job(scene, questions, _EVENT_COMMANDS, (call,), event_answer(scene, call), **slots)
@@ -187,6 +201,8 @@ def events_answer(scene: Scene, call: Call) -> str:
     """A day's events."""
     date, events = call.result["date"], call.result["events"]
     if not events:
-        return scene.reply("Nothing is planned for {d}.|There are no events on {d}.|The calendar is empty on {d}.", d=date)
+        return scene.reply(
+            "Nothing is planned for {d}.|There are no events on {d}.|The calendar is empty on {d}.", d=date
+        )
     parts = listing([f"{event['title']} at {event['time']}" for event in events])
     return scene.reply("On {d}: {p}.|{d}: {p}.|You have {p} on {d}.", d=date, p=parts)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Jobs that refer back to the last call: "and in Oslo?", "cancel it", "divide that by 4"."""
 
 from layerroute_training.embedded.conversations import arithmetic, chains, conversions, desk, diary, values
@@ -29,7 +30,10 @@ def _weather(scene: Scene, last: Call) -> Job:
     if scene.chance(0.4):
         other = "tomorrow" if day == "today" else "today"
         call = desk.weather(scene, city, other)
-        questions, commands = "and {day}?|[what|how] about {day}?|and how is it {day}?|{day}?|will it rain there {day}?", "check {day} [too|as well]|[show me|tell me] {day} [too|as well]"
+        questions, commands = (
+            "and {day}?|[what|how] about {day}?|and how is it {day}?|{day}?|will it rain there {day}?",
+            "check {day} [too|as well]|[show me|tell me] {day} [too|as well]",
+        )
         return make_job(scene, questions, commands, (call,), desk.weather_answer(scene, call), day=other)
     city = values.city(scene.rng)
     call = desk.weather(scene, city, day)
@@ -48,16 +52,24 @@ def _order(scene: Scene, last: Call) -> Job:
     if scene.chance(0.25):
         listed = desk.orders_of(scene, last.result["customer"], error=0)
         questions = "what else did [they|she|he|that customer] order?|which other orders does [the|that] customer have?|does [that customer|she|he] have other orders?"
-        return make_job(scene, questions, "[list|show me] all orders of that customer", (listed,), desk.orders_answer(scene, listed))
+        return make_job(
+            scene, questions, "[list|show me] all orders of that customer", (listed,), desk.orders_answer(scene, listed)
+        )
     if scene.chance(0.3):
         then, call = chains.aftermath(scene, last.result["total"], "the total")
         return make_job(scene, then, then, (call,), arithmetic.calculation_answer(scene, call))
     status = pick(scene.rng, [status for status in desk.STATUSES if status != last.result["status"]])
     call = desk.update(scene, order_id, status, old=last.result["status"], error=0)
     if status == "cancelled":
-        questions, commands = "[it|that order] is no longer needed, cancel it|I don't want it any more|can it be cancelled?|ok, cancel it", "cancel [it|it|that order|that one|this order]"
+        questions, commands = (
+            "[it|that order] is no longer needed, cancel it|I don't want it any more|can it be cancelled?|ok, cancel it",
+            "cancel [it|it|that order|that one|this order]",
+        )
     else:
-        questions, commands = "it [is|was] {status} [now|]|it should be {status}", "[mark|set|change] [it|that order] [as|to] {status}|set its status to {status}"
+        questions, commands = (
+            "it [is|was] {status} [now|]|it should be {status}",
+            "[mark|set|change] [it|that order] [as|to] {status}|set its status to {status}",
+        )
     return make_job(scene, questions, commands, (call,), desk.update_answer(scene, call), status=status)
 
 
@@ -66,11 +78,19 @@ def _undo(scene: Scene, last: Call) -> Job:
     if scene.chance(0.5):
         call = desk.update(scene, order_id, old, old=last.result["status"], error=0)
         questions = "[sorry|oops|wait], [that was wrong|I was wrong], set it back to {old}|it should be {old} after all"
-        return make_job(scene, questions, "[set|change] it back to {old}", (call,), desk.update_answer(scene, call), old=old)
+        return make_job(
+            scene, questions, "[set|change] it back to {old}", (call,), desk.update_answer(scene, call), old=old
+        )
     order = desk.an_order(scene, order_id, status=last.result["status"])
     call = Call("find_order", {"order_id": order_id}, order)
     questions = "who placed [it|that order]?|what was in [it|that order]?|how much was it?|whose order is it?"
-    return make_job(scene, questions, "[show me|look up|check] [that order|it] [again|now|]", (call,), desk.order_answer(scene, call))
+    return make_job(
+        scene,
+        questions,
+        "[show me|look up|check] [that order|it] [again|now|]",
+        (call,),
+        desk.order_answer(scene, call),
+    )
 
 
 def _one_of_them(scene: Scene, last: Call) -> Job:
@@ -84,14 +104,32 @@ def _one_of_them(scene: Scene, last: Call) -> Job:
     if scene.chance(0.4):
         found = desk.an_order(scene, order["order_id"], last.result["customer"], order["status"])
         call = Call("find_order", {"order_id": order["order_id"]}, {**found, "item": order["item"]})
-        questions = "how much was {which}?|what did {which} cost?|what is the total of {which}?|how many pieces is {which}?"
-        return make_job(scene, questions, "[look up|show me|open|check] {which}", (call,), desk.order_answer(scene, call), which=which)
-    status = pick(scene.rng, [status for status in ("cancelled", "cancelled", "shipped", "delivered") if status != order["status"]])
+        questions = (
+            "how much was {which}?|what did {which} cost?|what is the total of {which}?|how many pieces is {which}?"
+        )
+        return make_job(
+            scene,
+            questions,
+            "[look up|show me|open|check] {which}",
+            (call,),
+            desk.order_answer(scene, call),
+            which=which,
+        )
+    status = pick(
+        scene.rng,
+        [status for status in ("cancelled", "cancelled", "shipped", "delivered") if status != order["status"]],
+    )
     call = desk.update(scene, order["order_id"], status, old=order["status"], error=0)
     if status == "cancelled":
-        questions, commands = "I no longer want {which}|{which} can be cancelled|{which} is not needed any more, cancel it", "cancel {which}"
+        questions, commands = (
+            "I no longer want {which}|{which} can be cancelled|{which} is not needed any more, cancel it",
+            "cancel {which}",
+        )
     else:
-        questions, commands = "{which} [is|was] {status} [now|today|]|{which} has been {status}", "[mark|set] {which} [as|to] {status}"
+        questions, commands = (
+            "{which} [is|was] {status} [now|today|]|{which} has been {status}",
+            "[mark|set] {which} [as|to] {status}",
+        )
     return make_job(scene, questions, commands, (call,), desk.update_answer(scene, call), which=which, status=status)
 
 
@@ -109,8 +147,18 @@ def _same_measure(scene: Scene, last: Call) -> Job:
     if roll < 0.7 and others:
         unit = pick(scene.rng, others)
         call = conversions.convert(last.arguments["value"], source, unit)
-        questions, commands = "and in {to}?|[what|how] about {to}?|how much is that in {to}?|in {to}?", "[show|give] [it|that] in {to} [too|as well]|convert it to {to} as well"
-        return make_job(scene, questions, commands, (call,), conversions.unit_answer(scene, call), to=conversions.unit_word(scene, dimension, unit))
+        questions, commands = (
+            "and in {to}?|[what|how] about {to}?|how much is that in {to}?|in {to}?",
+            "[show|give] [it|that] in {to} [too|as well]|convert it to {to} as well",
+        )
+        return make_job(
+            scene,
+            questions,
+            commands,
+            (call,),
+            conversions.unit_answer(scene, call),
+            to=conversions.unit_word(scene, dimension, unit),
+        )
     then, call = chains.aftermath(scene, last.result["result"], pick(scene.rng, ("it", "that", "the result")))
     return make_job(scene, then, then, (call,), arithmetic.calculation_answer(scene, call))
 
@@ -127,8 +175,18 @@ def _same_money(scene: Scene, last: Call) -> Job:
     if roll < 0.7:
         code = pick(scene.rng, [code for code in conversions.COMMON_CODES if code not in (source, target)])
         call = conversions.exchange(scene, last.arguments["amount"], source, code)
-        questions, commands = "and in {to}?|[what|how] about {to}?|how much is [that|it] in {to}?|in {to}?", "[show|give] [it|that] in {to} [too|as well]|convert it to {to} as well"
-        return make_job(scene, questions, commands, (call,), conversions.currency_answer(scene, call), to=conversions.currency_word(scene, code))
+        questions, commands = (
+            "and in {to}?|[what|how] about {to}?|how much is [that|it] in {to}?|in {to}?",
+            "[show|give] [it|that] in {to} [too|as well]|convert it to {to} as well",
+        )
+        return make_job(
+            scene,
+            questions,
+            commands,
+            (call,),
+            conversions.currency_answer(scene, call),
+            to=conversions.currency_word(scene, code),
+        )
     then, call = chains.aftermath(scene, last.result["result"], pick(scene.rng, ("it", "that", "the result")))
     return make_job(scene, then, then, (call,), arithmetic.calculation_answer(scene, call))
 
@@ -169,4 +227,11 @@ def _same_day(scene: Scene, last: Call) -> Job:
 def _note_again(scene: Scene, last: Call) -> Job:
     text = scene.own(values.note(scene.rng))
     call = diary.add_note(scene, text)
-    return make_job(scene, "and that {note}|another note: {note}|and another one: {note}", "[also|] note that {note}|add another note: {note}", (call,), diary.note_answer(scene, call), note=text)
+    return make_job(
+        scene,
+        "and that {note}|another note: {note}|and another one: {note}",
+        "[also|] note that {note}|add another note: {note}",
+        (call,),
+        diary.note_answer(scene, call),
+        note=text,
+    )

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Conversations at the front desk: one to six turns of one or several jobs each."""
 
 import dataclasses
@@ -83,10 +84,39 @@ def _framed(scene: Scene, job: Job) -> Job:
     """The request with a greeting before it or thanks after it, now and then."""
     text = job.sentence
     if scene.chance(0.05):
-        text = pick(scene.rng, ("Hi! ", "Hello! ", "Good morning. ", "Hi there. ", "Hello. ", "Hey! ", "Sorry to bother you. ", "Quick one: ", "One question: ", "One more thing: ", "Next: ")) + text
+        text = (
+            pick(
+                scene.rng,
+                (
+                    "Hi! ",
+                    "Hello! ",
+                    "Good morning. ",
+                    "Hi there. ",
+                    "Hello. ",
+                    "Hey! ",
+                    "Sorry to bother you. ",
+                    "Quick one: ",
+                    "One question: ",
+                    "One more thing: ",
+                    "Next: ",
+                ),
+            )
+            + text
+        )
     if scene.chance(0.05) and job.calls and job.calls[-1].name != "add_note":
         ending = "" if text.endswith((".", "?", "!")) else "."
-        text += ending + pick(scene.rng, (" Thanks!", " Thank you.", " Thanks.", " Thanks in advance.", " It is urgent.", " Be quick, please.", " I'm in a hurry."))
+        text += ending + pick(
+            scene.rng,
+            (
+                " Thanks!",
+                " Thank you.",
+                " Thanks.",
+                " Thanks in advance.",
+                " It is urgent.",
+                " Be quick, please.",
+                " I'm in a hurry.",
+            ),
+        )
     return dataclasses.replace(job, sentence=text)
 
 
@@ -95,7 +125,9 @@ def turn(job: Job, lower: bool = False) -> list[Message]:
     messages: list[Message] = [{"role": "user", "content": job.sentence.lower() if lower else job.sentence}]
     for call in job.calls:
         function = {"name": call.name, "arguments": call.arguments}
-        messages.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]})
+        messages.append(
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        )
         messages.append({"role": "tool", "name": call.name, "content": json.dumps(call.result, ensure_ascii=False)})
     messages.append({"role": "assistant", "content": job.answer})
     return messages

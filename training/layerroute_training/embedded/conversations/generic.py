@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Conversations with tools of any kind: synthetic ones, everyday ones, and schemas to extract data into."""
 
 import json
@@ -7,7 +8,14 @@ from typing import Any
 
 from layerroute_training.embedded.conversations import pools, values
 from layerroute_training.embedded.conversations.synthetic import (
-    call_message, distinct, free_text, function_tool, request, result_message, result_of, synthetic_tool,
+    call_message,
+    distinct,
+    free_text,
+    function_tool,
+    request,
+    result_message,
+    result_of,
+    synthetic_tool,
 )  # fmt: skip
 from layerroute_training.embedded.conversations.text import capitalise, expand, pick
 from layerroute_training.rows import Message, Tool
@@ -41,7 +49,11 @@ def synthetic_conversation(rng: random.Random) -> tuple[list[Tool], list[Message
         text = request(rng, one, calls[0])
         if roll > 0.88 and one.fill():
             calls.append(one.fill())
-            text = f"{text} {request(rng, one, calls[1])}" if rng.random() < 0.5 else f"{text} and also {request(rng, one, calls[1])}"
+            text = (
+                f"{text} {request(rng, one, calls[1])}"
+                if rng.random() < 0.5
+                else f"{text} and also {request(rng, one, calls[1])}"
+            )
         messages.append({"role": "user", "content": text})
         messages.append(call_message([(one.name, arguments) for arguments in calls]))
         answers = []
@@ -67,7 +79,10 @@ def _small_talk(rng: random.Random) -> list[Message]:
     )
     name = values.first_name(rng)
     text = expand(rng, asked, name=name)
-    return [{"role": "user", "content": capitalise(text)}, {"role": "assistant", "content": expand(rng, answered, name=name)}]
+    return [
+        {"role": "user", "content": capitalise(text)},
+        {"role": "assistant", "content": expand(rng, answered, name=name)},
+    ]
 
 
 # Everyday tools: description, parameters, and a maker of (request, arguments, result, answer).
@@ -76,50 +91,126 @@ Everyday = tuple[str, str, dict[str, Any], Callable[[random.Random], tuple[str, 
 
 def _weather(rng: random.Random, key: str) -> tuple[str, dict[str, Any], str, str]:
     city = values.city(rng)
-    place = f"{city}, {pick(rng, ('CA', 'NY', 'TX', 'WA', 'UK', 'France', 'Japan', 'Peru', 'DE', 'NSW'))}" if rng.random() < 0.4 else city
-    text = expand(rng, "[how is|how's|what is|tell me] the weather [like|] [in|for|at|over in] {c} [right now|now|today|]?|weather [report|] for {c}|is it [sunny|raining|cold] in {c}?|[look up|check] the weather [in|of] {c}", c=place)
+    place = (
+        f"{city}, {pick(rng, ('CA', 'NY', 'TX', 'WA', 'UK', 'France', 'Japan', 'Peru', 'DE', 'NSW'))}"
+        if rng.random() < 0.4
+        else city
+    )
+    text = expand(
+        rng,
+        "[how is|how's|what is|tell me] the weather [like|] [in|for|at|over in] {c} [right now|now|today|]?|weather [report|] for {c}|is it [sunny|raining|cold] in {c}?|[look up|check] the weather [in|of] {c}",
+        c=place,
+    )
     condition, degrees = pick(rng, pools.CONDITIONS), rng.randint(-15, 38)
-    result = pick(rng, (f"It is {condition}.", f"{condition}, {degrees} degrees", f"It's {degrees} degrees and {condition}.", json.dumps({"temperature": degrees, "condition": condition})))
-    answer = f"The weather in {place} is {condition}." if str(degrees) not in result else f"It is {condition} in {place}, {degrees} degrees."
+    result = pick(
+        rng,
+        (
+            f"It is {condition}.",
+            f"{condition}, {degrees} degrees",
+            f"It's {degrees} degrees and {condition}.",
+            json.dumps({"temperature": degrees, "condition": condition}),
+        ),
+    )
+    answer = (
+        f"The weather in {place} is {condition}."
+        if str(degrees) not in result
+        else f"It is {condition} in {place}, {degrees} degrees."
+    )
     return text, {key: place}, result, answer
 
 
 def _two_numbers(rng: random.Random, sign: str, word: str) -> tuple[str, dict[str, Any], str, str]:
     a, b = rng.randint(-99, 999), rng.randint(1, 99)
     total = {"+": a + b, "*": a * b, "-": a - b}[sign]
-    text = expand(rng, "what is {a} {w} {b}?|{a} {s} {b}?|[calculate|compute] {a} {s} {b}|{a} {w} {b}", a=a, b=b, w=word, s=sign)
-    return text, {"a": a, "b": b}, str(total), expand(rng, "{a} {s} {b} = {t}.|The result is {t}.|{t}", a=a, b=b, s=sign, t=total)
+    text = expand(
+        rng, "what is {a} {w} {b}?|{a} {s} {b}?|[calculate|compute] {a} {s} {b}|{a} {w} {b}", a=a, b=b, w=word, s=sign
+    )
+    return (
+        text,
+        {"a": a, "b": b},
+        str(total),
+        expand(rng, "{a} {s} {b} = {t}.|The result is {t}.|{t}", a=a, b=b, s=sign, t=total),
+    )
 
 
 def _search(rng: random.Random) -> tuple[str, dict[str, Any], str, str]:
     query = values.topic(rng) if rng.random() < 0.4 else free_text(rng)
     fact = f"{capitalise(query)}: {values.note(rng)}."
-    return expand(rng, "[search|search the web|look|google|search online] for {q}|[find|find out] something about {q}|what does the web say about {q}?|find {q}", q=query), {"query": query}, fact, fact
+    return (
+        expand(
+            rng,
+            "[search|search the web|look|google|search online] for {q}|[find|find out] something about {q}|what does the web say about {q}?|find {q}",
+            q=query,
+        ),
+        {"query": query},
+        fact,
+        fact,
+    )
 
 
 def _message(rng: random.Random) -> tuple[str, dict[str, Any], str, str]:
     to, body = values.first_name(rng), values.note(rng)
-    text = expand(rng, "[tell|message|text|write to] {to} that {b}|[send|write] {to} a message: {b}|[send|write] a message to {to} saying {b}", to=to, b=body)
-    return text, {"to": to, "body": body}, '{"sent": true}', expand(rng, "I sent it to {to}.|Done, {to} has the message.", to=to)
+    text = expand(
+        rng,
+        "[tell|message|text|write to] {to} that {b}|[send|write] {to} a message: {b}|[send|write] a message to {to} saying {b}",
+        to=to,
+        b=body,
+    )
+    return (
+        text,
+        {"to": to, "body": body},
+        '{"sent": true}',
+        expand(rng, "I sent it to {to}.|Done, {to} has the message.", to=to),
+    )
 
 
 def _contact(rng: random.Random, key: str) -> tuple[str, dict[str, Any], str, str]:
     name = free_text(rng)
     number = rng.randint(1, 9999)
-    text = expand(rng, "[create|register|add|set up|make] [a|an entry for|a record for|an account for] [company|client|firm|contact|member|person] [called|named|with the name|:] [{n}|'{n}'|\"{n}\"]|[please|] [register|add] [{n}|\"{n}\"] [as a new client|to the contacts|]", n=name)
-    return text, {key: name}, json.dumps({"id": number}), expand(rng, "{n} has the id {i}.|Done: {n}, id {i}.", n=name, i=number)
+    text = expand(
+        rng,
+        '[create|register|add|set up|make] [a|an entry for|a record for|an account for] [company|client|firm|contact|member|person] [called|named|with the name|:] [{n}|\'{n}\'|"{n}"]|[please|] [register|add] [{n}|"{n}"] [as a new client|to the contacts|]',
+        n=name,
+    )
+    return (
+        text,
+        {key: name},
+        json.dumps({"id": number}),
+        expand(rng, "{n} has the id {i}.|Done: {n}, id {i}.", n=name, i=number),
+    )
 
 
 def _timer(rng: random.Random) -> tuple[str, dict[str, Any], str, str]:
     minutes = rng.randint(1, 120)
-    return expand(rng, "[set|start] a timer [for|of] {m} minutes|[remind|wake] me in {m} minutes|{m} minute timer", m=minutes), {"minutes": minutes}, "ok", f"The timer is set to {minutes} minutes."
+    return (
+        expand(
+            rng, "[set|start] a timer [for|of] {m} minutes|[remind|wake] me in {m} minutes|{m} minute timer", m=minutes
+        ),
+        {"minutes": minutes},
+        "ok",
+        f"The timer is set to {minutes} minutes.",
+    )
 
 
 def _table(rng: random.Random) -> tuple[str, dict[str, Any], str, str]:
-    place, people = f"{pick(rng, ('Cafe', 'Trattoria', 'Chez', 'Bistro', 'The'))} {values.made_up(rng)}", rng.randint(2, 12)
+    place, people = (
+        f"{pick(rng, ('Cafe', 'Trattoria', 'Chez', 'Bistro', 'The'))} {values.made_up(rng)}",
+        rng.randint(2, 12),
+    )
     said, time = values.clock(rng)
-    text = expand(rng, "[book|reserve|get] [me|us|] a table for {p} at {r} at {t}|[I'd like|we need] a table at {r} for {p} people at {t}", p=people, r=place, t=said)
-    return text, {"restaurant": place, "people": people, "time": time}, '{"confirmed": true}', f"The table at {place} for {people} at {time} is booked."
+    text = expand(
+        rng,
+        "[book|reserve|get] [me|us|] a table for {p} at {r} at {t}|[I'd like|we need] a table at {r} for {p} people at {t}",
+        p=people,
+        r=place,
+        t=said,
+    )
+    return (
+        text,
+        {"restaurant": place, "people": people, "time": time},
+        '{"confirmed": true}',
+        f"The table at {place} for {people} at {time} is booked.",
+    )
 
 
 def _no_argument(rng: random.Random, asked: str, result: str, answer: str) -> tuple[str, dict[str, Any], str, str]:
@@ -128,8 +219,16 @@ def _no_argument(rng: random.Random, asked: str, result: str, answer: str) -> tu
 
 
 def _song(rng: random.Random) -> tuple[str, dict[str, Any], str, str]:
-    title, artist = f"{values.made_up(rng)} {pick(rng, ('Blues', 'Nights', 'Song', 'Love', 'Road'))}", values.person(rng)
-    return expand(rng, "play {t} by {a}|put on {t} from {a}|I want to hear {t} by {a}", t=title, a=artist), {"title": title, "artist": artist}, "playing", f"Playing {title} by {artist}."
+    title, artist = (
+        f"{values.made_up(rng)} {pick(rng, ('Blues', 'Nights', 'Song', 'Love', 'Road'))}",
+        values.person(rng),
+    )
+    return (
+        expand(rng, "play {t} by {a}|put on {t} from {a}|I want to hear {t} by {a}", t=title, a=artist),
+        {"title": title, "artist": artist},
+        "playing",
+        f"Playing {title} by {artist}.",
+    )
 
 
 EVERYDAY: tuple[Everyday, ...] = (
@@ -170,7 +269,11 @@ def everyday_conversation(rng: random.Random) -> tuple[list[Tool], list[Message]
         name, _, _, make = pick(rng, chosen)
         text, arguments, result, answer = make(rng)
         messages.append({"role": "user", "content": capitalise(text) if rng.random() < 0.8 else text})
-        messages += [call_message([(name, arguments)]), result_message(name, result), {"role": "assistant", "content": answer}]
+        messages += [
+            call_message([(name, arguments)]),
+            result_message(name, result),
+            {"role": "assistant", "content": answer},
+        ]
     return tools, messages
 
 
@@ -180,23 +283,42 @@ Record = tuple[str, str, dict[str, Any], Callable[[random.Random], tuple[str, di
 
 def _person(rng: random.Random) -> tuple[str, dict[str, Any]]:
     name, age = values.person(rng) if rng.random() < 0.5 else values.first_name(rng), rng.randint(1, 99)
-    text = expand(rng, "{n} is {a} years old.|{n}, {a} years old|{n} ({a})|[my name is|I am|this is] {n} and [I am|I'm] {a}|{n} turned {a} [today|last week|]|{a}-year-old {n}|age {a}, name {n}|{n}, aged {a}, came in", n=name, a=age)
+    text = expand(
+        rng,
+        "{n} is {a} years old.|{n}, {a} years old|{n} ({a})|[my name is|I am|this is] {n} and [I am|I'm] {a}|{n} turned {a} [today|last week|]|{a}-year-old {n}|age {a}, name {n}|{n}, aged {a}, came in",
+        n=name,
+        a=age,
+    )
     return text, {"name": name, "age": age}
 
 
 def _address(rng: random.Random) -> tuple[str, dict[str, Any]]:
-    street, city, code = f"{rng.randint(1, 200)} {values.made_up(rng)} Street", values.city(rng), str(rng.randint(1000, 99999))
-    return expand(rng, "{s}, {c} {p}|[we live at|the parcel goes to|send it to] {s}, {p} {c}", s=street, c=city, p=code), {"street": street, "city": city, "postcode": code}
+    street, city, code = (
+        f"{rng.randint(1, 200)} {values.made_up(rng)} Street",
+        values.city(rng),
+        str(rng.randint(1000, 99999)),
+    )
+    return expand(
+        rng, "{s}, {c} {p}|[we live at|the parcel goes to|send it to] {s}, {p} {c}", s=street, c=city, p=code
+    ), {"street": street, "city": city, "postcode": code}
 
 
 def _product(rng: random.Random) -> tuple[str, dict[str, Any]]:
     item, price, colour = values.item(rng), values.money(rng), pick(rng, ("red", "blue", "green", "black", "white"))
-    return expand(rng, "the {i} costs {p} and is {c}|{i}, {c}, {p}|a {c} {i} for {p}", i=item, p=price, c=colour), {"item": item, "price": price, "color": colour}
+    return expand(rng, "the {i} costs {p} and is {c}|{i}, {c}, {p}|a {c} {i} for {p}", i=item, p=price, c=colour), {
+        "item": item,
+        "price": price,
+        "color": colour,
+    }
 
 
 def _meeting(rng: random.Random) -> tuple[str, dict[str, Any]]:
     who, day, time = values.first_name(rng), values.today(rng).isoformat(), values.clock(rng)[1]
-    return expand(rng, "meet {w} on {d} at {t}|on {d} at {t} {w} comes|{w}, {d}, {t}", w=who, d=day, t=time), {"person": who, "date": day, "time": time}
+    return expand(rng, "meet {w} on {d} at {t}|on {d} at {t} {w} comes|{w}, {d}, {t}", w=who, d=day, t=time), {
+        "person": who,
+        "date": day,
+        "time": time,
+    }
 
 
 _JOKES = (
@@ -213,7 +335,11 @@ _JOKES = (
 
 def _joke(rng: random.Random) -> tuple[str, dict[str, Any]]:
     topic, setup, punchline = pick(rng, _JOKES)
-    return expand(rng, "[tell|give] me [a|your best] joke [about|on] [a|the|] {t}[s|]|[I want|I'd like] [to hear|] a joke about {t}[s|]|make a joke about {t}[s|]|a {t} joke, please", t=topic), {"setup": setup, "punchline": punchline}
+    return expand(
+        rng,
+        "[tell|give] me [a|your best] joke [about|on] [a|the|] {t}[s|]|[I want|I'd like] [to hear|] a joke about {t}[s|]|make a joke about {t}[s|]|a {t} joke, please",
+        t=topic,
+    ), {"setup": setup, "punchline": punchline}
 
 
 RECORDS: tuple[Record, ...] = (
@@ -230,11 +356,17 @@ RECORDS: tuple[Record, ...] = (
 def _random_record(rng: random.Random) -> Record:
     made = synthetic_tool(rng, parameters=rng.randint(1, 4), optional_share=0)
     function = made.tool["function"]
-    name = "".join(part.capitalize() for part in (pick(rng, ("data", "entry", "card", "form", "record", "item")), values.made_up(rng, 1, 2)))
+    name = "".join(
+        part.capitalize()
+        for part in (pick(rng, ("data", "entry", "card", "form", "record", "item")), values.made_up(rng, 1, 2))
+    )
 
     def make(rng: random.Random) -> tuple[str, dict[str, Any]]:
         arguments = made.fill()
-        text = ", ".join(f"{key.replace('_', ' ')} {pick(rng, ('', 'is ', 'was '))}{_shown(value)}" for key, value in arguments.items())
+        text = ", ".join(
+            f"{key.replace('_', ' ')} {pick(rng, ('', 'is ', 'was '))}{_shown(value)}"
+            for key, value in arguments.items()
+        )
         return text, arguments
 
     return name, f"A {name}.", function["parameters"]["properties"], make
@@ -252,23 +384,53 @@ def extraction_conversation(rng: random.Random) -> tuple[list[Tool], list[Messag
     name, description, properties, make = record
     schema = {"properties": properties, "required": list(properties), "title": name, "type": "object"}
     examples = [make(rng) for _ in range(rng.choices((1, 2, 3, 4), (50, 25, 15, 10))[0])]
-    ask = expand(rng, "[extract|record|read off|note|structure] the data: |[what does this say|put this into the form]: |[extract|get] [the|] {n} [from|out of]: ||||", n=name)
+    ask = expand(
+        rng,
+        "[extract|record|read off|note|structure] the data: |[what does this say|put this into the form]: |[extract|get] [the|] {n} [from|out of]: ||||",
+        n=name,
+    )
     if rng.random() < 0.55:
         tools = [function_tool(name, description, dict(properties), list(properties))]
         tools = distinct(tools + [synthetic_tool(rng).tool for _ in range(pick(rng, (0, 0, 0, 1)))])
         messages = system_message(rng)
         for text, arguments in examples:
-            messages.append({"role": "user", "content": f"{ask} {text}".strip() if name not in ("Joke", "FunnyStory") else capitalise(text)})
+            messages.append(
+                {
+                    "role": "user",
+                    "content": f"{ask} {text}".strip() if name not in ("Joke", "FunnyStory") else capitalise(text),
+                }
+            )
             messages.append(call_message([(name, arguments)]))
             if len(examples) > 1 or rng.random() < 0.3:
                 done = pick(rng, ("ok", "You have called the tool.", "saved", '{"saved": true}'))
-                messages += [result_message(name, done), {"role": "assistant", "content": pick(rng, ("Done.", "I have recorded it.", "It is recorded.", f"I called {name}."))}]
+                messages += [
+                    result_message(name, done),
+                    {
+                        "role": "assistant",
+                        "content": pick(rng, ("Done.", "I have recorded it.", "It is recorded.", f"I called {name}.")),
+                    },
+                ]
         return tools, messages
-    shown = json.dumps(schema if rng.random() < 0.5 else {key: part.get("type") for key, part in properties.items()}, ensure_ascii=False)
-    order = expand(rng, "[Answer|Respond|Reply] [with|in|as] [a|] JSON [object|document|] [of|for|following|matching] this schema: {s}|[Return|Give me|Write] [only|] JSON [with|that has] the [keys|schema|form] {s}", s=shown)
+    shown = json.dumps(
+        schema if rng.random() < 0.5 else {key: part.get("type") for key, part in properties.items()},
+        ensure_ascii=False,
+    )
+    order = expand(
+        rng,
+        "[Answer|Respond|Reply] [with|in|as] [a|] JSON [object|document|] [of|for|following|matching] this schema: {s}|[Return|Give me|Write] [only|] JSON [with|that has] the [keys|schema|form] {s}",
+        s=shown,
+    )
     messages = [] if rng.random() < 0.5 else [{"role": "system", "content": order}]
     for index, (text, document) in enumerate(examples):
-        content = text if messages and (index or messages[0]["role"] == "system") else f"{text}\n{order}" if rng.random() < 0.5 else f"{order}\n{text}"
-        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": json.dumps(document, ensure_ascii=False)}]
+        content = (
+            text
+            if messages and (index or messages[0]["role"] == "system")
+            else f"{text}\n{order}"
+            if rng.random() < 0.5
+            else f"{order}\n{text}"
+        )
+        messages += [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": json.dumps(document, ensure_ascii=False)},
+        ]
     return [], messages
-

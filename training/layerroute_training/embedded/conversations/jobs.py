@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerroute_training.embedded.conversations.text import capitalise, expand, pick
+from layerroute_training.embedded.conversations.text import add_typos, capitalise, draw, expand, fill, pick
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Scene:
 
     def say(self, template: str, **slots: object) -> str:
         """Expand a template in the user's style (typos, never in slots)."""
-        return expand(self.rng, template, self.typos, **slots)
+        text = draw(self.rng, template, slots)
+        return fill(add_typos(self.rng, text) if self.typos else text, slots)
 
     def reply(self, template: str, **slots: object) -> str:
         """Expand a template of the assistant's."""
@@ -129,8 +130,8 @@ def _polite(scene: Scene, command: str) -> str:
         return finish_sentence(scene, frame, question=False)
     frame = scene.say(
         "[I'd like you to|I want you to|I need you to|you should|go ahead and|be so kind and|"
-        "do me a favour and|it would be great if you could|would you mind to|next,|now|ok,|hey,|hi,|hello,|I would like to|"
-        "I need to|we need to|let's|help me] {command}",
+        "do me a favour and|it would be great if you could|would you mind to|next,|now|ok,|hey,|hi,|hello,|"
+        "I would like to|I need to|we need to|let's|help me] {command}",
         command=command,
     )
     return finish_sentence(scene, frame, question=False)

@@ -1,9 +1,9 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Conversations of the planner: a plan, its steps at the front desk, and the summing up."""
 
 import random
 
 from langchain_layerroute.front_desk.prompts import PLANNER_PROMPT, summary_request
-
 from layerroute_training.embedded.conversations import front_desk, values
 from layerroute_training.embedded.conversations.chains import chain_job
 from layerroute_training.embedded.conversations.jobs import Job, Scene, new_scene
@@ -19,7 +19,7 @@ _TASKS = (
 
 def _jobs(scene: Scene) -> list[Job]:
     count = scene.rng.choices((1, 2, 3, 4), (6, 34, 42, 18))[0]
-    jobs = []
+    jobs: list[Job] = []
     while len(jobs) < count:
         job = front_desk.single_job(scene) if scene.chance(0.88) else chain_job(scene)
         if job.command and "\n" not in job.command:
@@ -48,7 +48,12 @@ def plan_conversation(rng: random.Random) -> tuple[list[Tool], list[Message]]:
     jobs = _jobs(scene)
     plan = "\n".join(f"{number}. {capitalise(job.command)}." for number, job in enumerate(jobs, 1))
     messages: list[Message] = [
-        {"role": "system", "content": PLANNER_PROMPT if rng.random() < 0.9 else expand(rng, "You [are a planner|plan tasks]. [Answer with|Write] a [short|] numbered plan.")},
+        {
+            "role": "system",
+            "content": PLANNER_PROMPT
+            if rng.random() < 0.9
+            else expand(rng, "You [are a planner|plan tasks]. [Answer with|Write] a [short|] numbered plan."),
+        },
         {"role": "user", "content": _task(rng, jobs)},
         {"role": "assistant", "content": plan},
     ]

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """What stands before the first user turn: the system prompt and the list of tools."""
 
 import copy
@@ -8,7 +9,6 @@ from typing import Any
 
 from langchain_layerroute.front_desk.prompts import FRONT_DESK_PROMPT, TODAY
 from langchain_layerroute.front_desk.tools import tool_schemas
-
 from layerroute_training.embedded.conversations.text import expand, pick
 from layerroute_training.embedded.conversations.values import WEEKDAYS, Day
 

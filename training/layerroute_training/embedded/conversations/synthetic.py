@@ -1,9 +1,11 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Synthetic tools: random names, parameters and values, and requests that mention the values.
 
 A tool is made together with its requests, so the arguments are always what the user wrote. The point is to follow any
 schema, and to copy values that nobody has seen.
 """
 
+import functools
 import json
 import random
 from collections.abc import Callable
@@ -16,19 +18,236 @@ from layerroute_training.rows import Message, Tool
 
 Arguments = dict[str, Any]
 
-_VERBS = """get find create update delete list search send open close start stop check fetch compute evaluate run apply register book
-schedule lookup add remove set show track translate measure estimate rank sort merge split label tag convert scan print play pause
-reserve assign invite notify archive restore rate compare validate render plot resize rotate sum count""".split()
-_NOUNS = """user ticket invoice file image report playlist recipe route flight hotel movie song book course student employee project task
-device sensor account payment subscription address photo video message channel server database backup job query index map parcel
-shipment product review coupon stock price rate score level matrix vector lamp door camera printer robot drone garden plant pet horse
-ship train bus team match player league poem quote word sentence document contract license patient doctor clinic exam grade""".split()
-_STRING_NAMES = """name title city label topic query text keyword location user owner author subject category code color model brand country
-customer company department message comment path file_name tag reason language genre destination origin street email username
-customer_name""".split()
-_NUMBER_NAMES = """count amount limit size age price weight height width depth duration minutes hours days year level score quantity rating
-speed distance temperature percentage index page radius volume threshold input number value a b x y n k floor seats""".split()
-_BOOLEAN_NAMES = "urgent verbose public active recursive dry_run notify archived include_tax overwrite express gift_wrap".split()
+_VERBS = [
+    "get",
+    "find",
+    "create",
+    "update",
+    "delete",
+    "list",
+    "search",
+    "send",
+    "open",
+    "close",
+    "start",
+    "stop",
+    "check",
+    "fetch",
+    "compute",
+    "evaluate",
+    "run",
+    "apply",
+    "register",
+    "book",
+    "schedule",
+    "lookup",
+    "add",
+    "remove",
+    "set",
+    "show",
+    "track",
+    "translate",
+    "measure",
+    "estimate",
+    "rank",
+    "sort",
+    "merge",
+    "split",
+    "label",
+    "tag",
+    "convert",
+    "scan",
+    "print",
+    "play",
+    "pause",
+    "reserve",
+    "assign",
+    "invite",
+    "notify",
+    "archive",
+    "restore",
+    "rate",
+    "compare",
+    "validate",
+    "render",
+    "plot",
+    "resize",
+    "rotate",
+    "sum",
+    "count",
+]
+_NOUNS = [
+    "user",
+    "ticket",
+    "invoice",
+    "file",
+    "image",
+    "report",
+    "playlist",
+    "recipe",
+    "route",
+    "flight",
+    "hotel",
+    "movie",
+    "song",
+    "book",
+    "course",
+    "student",
+    "employee",
+    "project",
+    "task",
+    "device",
+    "sensor",
+    "account",
+    "payment",
+    "subscription",
+    "address",
+    "photo",
+    "video",
+    "message",
+    "channel",
+    "server",
+    "database",
+    "backup",
+    "job",
+    "query",
+    "index",
+    "map",
+    "parcel",
+    "shipment",
+    "product",
+    "review",
+    "coupon",
+    "stock",
+    "price",
+    "rate",
+    "score",
+    "level",
+    "matrix",
+    "vector",
+    "lamp",
+    "door",
+    "camera",
+    "printer",
+    "robot",
+    "drone",
+    "garden",
+    "plant",
+    "pet",
+    "horse",
+    "ship",
+    "train",
+    "bus",
+    "team",
+    "match",
+    "player",
+    "league",
+    "poem",
+    "quote",
+    "word",
+    "sentence",
+    "document",
+    "contract",
+    "license",
+    "patient",
+    "doctor",
+    "clinic",
+    "exam",
+    "grade",
+]
+_STRING_NAMES = [
+    "name",
+    "title",
+    "city",
+    "label",
+    "topic",
+    "query",
+    "text",
+    "keyword",
+    "location",
+    "user",
+    "owner",
+    "author",
+    "subject",
+    "category",
+    "code",
+    "color",
+    "model",
+    "brand",
+    "country",
+    "customer",
+    "company",
+    "department",
+    "message",
+    "comment",
+    "path",
+    "file_name",
+    "tag",
+    "reason",
+    "language",
+    "genre",
+    "destination",
+    "origin",
+    "street",
+    "email",
+    "username",
+    "customer_name",
+]
+_NUMBER_NAMES = [
+    "count",
+    "amount",
+    "limit",
+    "size",
+    "age",
+    "price",
+    "weight",
+    "height",
+    "width",
+    "depth",
+    "duration",
+    "minutes",
+    "hours",
+    "days",
+    "year",
+    "level",
+    "score",
+    "quantity",
+    "rating",
+    "speed",
+    "distance",
+    "temperature",
+    "percentage",
+    "index",
+    "page",
+    "radius",
+    "volume",
+    "threshold",
+    "input",
+    "number",
+    "value",
+    "a",
+    "b",
+    "x",
+    "y",
+    "n",
+    "k",
+    "floor",
+    "seats",
+]
+_BOOLEAN_NAMES = [
+    "urgent",
+    "verbose",
+    "public",
+    "active",
+    "recursive",
+    "dry_run",
+    "notify",
+    "archived",
+    "include_tax",
+    "overwrite",
+    "express",
+    "gift_wrap",
+]
 _ENUMS = (
     ("priority", ("low", "medium", "high")), ("unit", ("celsius", "fahrenheit")), ("color", ("red", "green", "blue", "yellow")),
     ("size", ("small", "medium", "large")), ("format", ("json", "csv", "xml")), ("order", ("asc", "desc")), ("mode", ("fast", "slow", "eco")),
@@ -37,7 +256,24 @@ _ENUMS = (
     ("payment", ("card", "cash", "invoice")), ("gender", ("female", "male", "other")), ("level", ("beginner", "advanced", "expert")),
 )  # fmt: skip
 _PHRASES = "Applies a {w} function to an input.;{V} {n}.;{V} a {n} by its parameters.;{V} the {n} of the {w} system;Tool to {v} {n}s;Use this to {v} a {n}."
-_ADJECTIVES = "secret hidden special internal quick lazy mystic golden strange simple remote virtual central random odd prime".split()
+_ADJECTIVES = [
+    "secret",
+    "hidden",
+    "special",
+    "internal",
+    "quick",
+    "lazy",
+    "mystic",
+    "golden",
+    "strange",
+    "simple",
+    "remote",
+    "virtual",
+    "central",
+    "random",
+    "odd",
+    "prime",
+]
 
 
 @dataclass(frozen=True)
@@ -78,43 +314,77 @@ def _email(rng: random.Random) -> str:
 
 
 def _foreign(rng: random.Random) -> str:
-    low, high = pick(rng, ((0x4E00, 0x6FFF), (0x3041, 0x3093), (0x30A1, 0x30F6), (0xAC00, 0xB400), (0x0410, 0x044F), (0x03B1, 0x03C9)))
+    low, high = pick(
+        rng,
+        ((0x4E00, 0x6FFF), (0x3041, 0x3093), (0x30A1, 0x30F6), (0xAC00, 0xB400), (0x0410, 0x044F), (0x03B1, 0x03C9)),
+    )
     text = "".join(chr(rng.randint(low, high)) for _ in range(rng.randint(2, 8)))
     return text if rng.random() < 0.7 else f"{text}{pick(rng, ('公司', '株式会社', ' GmbH', '集市', '大学'))}"
 
 
 def _spaced_code(rng: random.Random) -> str:
-    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") for _ in range(rng.randint(3, 12)))
+    return "".join(
+        rng.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") for _ in range(rng.randint(3, 12))
+    )
 
 
-def _parameter(rng: random.Random, used: set[str]) -> tuple[str, dict[str, Any], Callable[[], Any]]:
-    kind = rng.choices(("string", "integer", "number", "boolean", "enum", "array", "object"), (40, 22, 12, 7, 11, 6, 2))[0]
-    if kind == "enum":
-        name, choices = pick(rng, _ENUMS)
-        schema: dict[str, Any] = {"type": "string", "enum": list(choices)}
-        make: Callable[[], Any] = lambda: pick(rng, choices)
-    elif kind == "array":
-        name = pick(rng, ("tags", "names", "cities", "ids", "numbers", "items", "keywords", "values", "guests"))
-        of_numbers = name in ("ids", "numbers", "values")
-        schema = {"type": "array", "items": {"type": "integer" if of_numbers else "string"}}
-        make = lambda: [rng.randint(0, 999) if of_numbers else _plain(rng) for _ in range(rng.randint(2, 4))]
-    elif kind == "object":
-        name = pick(rng, ("address", "contact", "person", "position"))
-        schema = {"type": "object", "properties": {"name": {"type": "string"}, "city": {"type": "string"}}, "required": ["name", "city"]}
-        make = lambda: {"name": values.person(rng), "city": values.city(rng)}
-    elif kind == "string":
-        name = pick(rng, _STRING_NAMES)
-        schema = {"type": "string"}
-        make = lambda: free_text(rng)
-    elif kind == "boolean":
-        name, schema = pick(rng, _BOOLEAN_NAMES), {"type": "boolean"}
-        make = lambda: rng.random() < 0.5
-    else:
-        name, schema = pick(rng, _NUMBER_NAMES), {"type": kind}
-        if kind == "integer":
-            make = lambda: rng.randint(-20, 20) if rng.random() < 0.4 else rng.randint(0, 10 ** rng.randint(1, 5))
-        else:
-            make = lambda: round(rng.uniform(-50, 900), rng.randint(0, 3))
+Maker = Callable[[random.Random], Any]
+
+
+def _integer(rng: random.Random) -> int:
+    return rng.randint(-20, 20) if rng.random() < 0.4 else rng.randint(0, 10 ** rng.randint(1, 5))
+
+
+def _decimal(rng: random.Random) -> float:
+    return round(rng.uniform(-50, 900), rng.randint(0, 3))
+
+
+def _boolean(rng: random.Random) -> bool:
+    return rng.random() < 0.5
+
+
+def _integers(rng: random.Random) -> list[int]:
+    return [rng.randint(0, 999) for _ in range(rng.randint(2, 4))]
+
+
+def _strings(rng: random.Random) -> list[str]:
+    return [_plain(rng) for _ in range(rng.randint(2, 4))]
+
+
+def _who_and_where(rng: random.Random) -> dict[str, str]:
+    return {"name": values.person(rng), "city": values.city(rng)}
+
+
+def _typed(rng: random.Random) -> tuple[str, dict[str, Any], Maker]:
+    kind = rng.choices(
+        ("string", "integer", "number", "boolean", "enum", "array", "object"), (40, 22, 12, 7, 11, 6, 2)
+    )[0]
+    match kind:
+        case "enum":
+            name, choices = pick(rng, _ENUMS)
+            return name, {"type": "string", "enum": list(choices)}, functools.partial(_one_of, choices)
+        case "array" if rng.random() < 0.4:
+            return pick(rng, ("ids", "numbers", "values")), {"type": "array", "items": {"type": "integer"}}, _integers
+        case "array":
+            name = pick(rng, ("tags", "names", "cities", "items", "keywords", "guests"))
+            return name, {"type": "array", "items": {"type": "string"}}, _strings
+        case "object":
+            inner = {"name": {"type": "string"}, "city": {"type": "string"}}
+            schema = {"type": "object", "properties": inner, "required": ["name", "city"]}
+            return pick(rng, ("address", "contact", "person", "position")), schema, _who_and_where
+        case "string":
+            return pick(rng, _STRING_NAMES), {"type": "string"}, free_text
+        case "boolean":
+            return pick(rng, _BOOLEAN_NAMES), {"type": "boolean"}, _boolean
+    return pick(rng, _NUMBER_NAMES), {"type": kind}, _integer if kind == "integer" else _decimal
+
+
+def _one_of(choices: tuple[str, ...], rng: random.Random) -> str:
+    return pick(rng, choices)
+
+
+def _parameter(rng: random.Random, used: set[str]) -> tuple[str, dict[str, Any], Maker]:
+    name, schema, make = _typed(rng)
     if rng.random() < 0.1:
         name = values.made_up(rng, 1, 2).lower()
     while name in used:
@@ -134,11 +404,21 @@ def synthetic_tool(rng: random.Random, parameters: int | None = None, optional_s
     verb, noun, word = pick(rng, _VERBS), pick(rng, _NOUNS), pick(rng, _ADJECTIVES)
     if rng.random() < 0.2:
         noun = values.made_up(rng, 2, 3).lower()
-    name = pick(rng, (f"{verb}_{noun}", f"{verb}_{noun}", f"{verb}{noun.capitalize()}", f"{verb}_{word}_{noun}", f"{word}_function" if count else f"{verb}_{noun}", f"{noun}_{verb}"))
+    name = pick(
+        rng,
+        (
+            f"{verb}_{noun}",
+            f"{verb}_{noun}",
+            f"{verb}{noun.capitalize()}",
+            f"{verb}_{word}_{noun}",
+            f"{word}_function" if count else f"{verb}_{noun}",
+            f"{noun}_{verb}",
+        ),
+    )
     if rng.random() < 0.12:
         name = values.made_up(rng).lower() + pick(rng, ("", "_" + values.made_up(rng, 1, 2).lower()))
     properties: dict[str, Any] = {}
-    makers: dict[str, Callable[[], Any]] = {}
+    makers: dict[str, Maker] = {}
     for _ in range(count):
         key, schema, make = _parameter(rng, set(properties))
         properties[key], makers[key] = schema, make
@@ -148,7 +428,7 @@ def synthetic_tool(rng: random.Random, parameters: int | None = None, optional_s
     tool = function_tool(name, description, properties, required)
 
     def fill() -> Arguments:
-        return {key: make() for key, make in makers.items() if key not in optional or rng.random() < 0.5}
+        return {key: make(rng) for key, make in makers.items() if key not in optional or rng.random() < 0.5}
 
     return Synthetic(tool, fill)
 
@@ -184,19 +464,56 @@ def request(rng: random.Random, made: Synthetic, arguments: Arguments) -> str:
     code = ", ".join(_literal(value) for value in arguments.values())
     keyed = ", ".join(f"{key}={_literal(value)}" for key, value in arguments.items())
     lines = "\n".join(f"{key.replace('_', ' ')}: {said(value)}" for key, value in arguments.items())
-    pairs = listing([pick(rng, (f"{key.replace('_', ' ')} {quoted(rng, value)}", f"{key.replace('_', ' ')} {quoted(rng, value)}", f"{quoted(rng, value)} as {key.replace('_', ' ')}")) for key, value in arguments.items()])
+    pairs = listing(
+        [
+            pick(
+                rng,
+                (
+                    f"{key.replace('_', ' ')} {quoted(rng, value)}",
+                    f"{key.replace('_', ' ')} {quoted(rng, value)}",
+                    f"{quoted(rng, value)} as {key.replace('_', ' ')}",
+                ),
+            )
+            for key, value in arguments.items()
+        ]
+    )
     only = quoted(rng, next(iter(arguments.values())))
-    slots = {"w": words, "W": capitalise(words), "n": made.name, "code": code, "keyed": keyed, "lines": lines, "pairs": pairs, "v": only}
+    slots = {
+        "w": words,
+        "W": capitalise(words),
+        "n": made.name,
+        "code": code,
+        "keyed": keyed,
+        "lines": lines,
+        "pairs": pairs,
+        "v": only,
+    }
     roll = rng.random()
-    if roll < 0.24 and all(key in made.tool["function"]["parameters"].get("required", ()) for key in arguments) and len(arguments) == len(made.tool["function"]["parameters"]["properties"]):
-        return expand(rng, "[what is|what's|compute|evaluate|give me|tell me|what does|I need] {n}({code})[?|.|]|{n}({code})|[use|call|run] {n}({code})|[the value of|result of] {n}({code}), [please|using the tool]|[with|by means of] your tool, [tell me|find out] {n}({code})|what [is the result of|do you get for|comes out of] {n}({code})? [Call|Use|Run] the [tool|function].", **slots)
+    if (
+        roll < 0.24
+        and all(key in made.tool["function"]["parameters"].get("required", ()) for key in arguments)
+        and len(arguments) == len(made.tool["function"]["parameters"]["properties"])
+    ):
+        return expand(
+            rng,
+            "[what is|what's|compute|evaluate|give me|tell me|what does|I need] {n}({code})[?|.|]|{n}({code})|[use|call|run] {n}({code})|[the value of|result of] {n}({code}), [please|using the tool]|[with|by means of] your tool, [tell me|find out] {n}({code})|what [is the result of|do you get for|comes out of] {n}({code})? [Call|Use|Run] the [tool|function].",
+            **slots,
+        )
     if roll < 0.32:
         return expand(rng, "[use|call|run|invoke] {n} with {keyed}|{n}: {keyed}|please run {n} ({keyed})", **slots)
     if roll < 0.42:
         return expand(rng, "{W}\n{lines}|{W}:\n{lines}|please {w}\n\n{lines}", **slots)
     if len(arguments) == 1 and roll < 0.75:
-        return expand(rng, "[please|] {w} {v}|{W} {v}[.|]|[can you|could you] {w} {v}?|{w} for {v}|[I need|I want] to {w} {v}|what [is|about] the {w} of {v}?|{w} named {v}|{w} called {v}|what does {n} give for {v}?|apply {n} to {v}|run {n} on {v}", **slots)
-    return expand(rng, "[please|] {w} with {pairs}|{W} with {pairs}.|[can you|could you|would you] {w} with {pairs}?|{w}, {pairs}|[I want|I need] to {w}: {pairs}|use {n} with {pairs}|{w} [using|given|for] {pairs}", **slots)
+        return expand(
+            rng,
+            "[please|] {w} {v}|{W} {v}[.|]|[can you|could you] {w} {v}?|{w} for {v}|[I need|I want] to {w} {v}|what [is|about] the {w} of {v}?|{w} named {v}|{w} called {v}|what does {n} give for {v}?|apply {n} to {v}|run {n} on {v}",
+            **slots,
+        )
+    return expand(
+        rng,
+        "[please|] {w} with {pairs}|{W} with {pairs}.|[can you|could you|would you] {w} with {pairs}?|{w}, {pairs}|[I want|I need] to {w}: {pairs}|use {n} with {pairs}|{w} [using|given|for] {pairs}",
+        **slots,
+    )
 
 
 def quoted(rng: random.Random, value: Any) -> str:
@@ -214,19 +531,37 @@ def result_of(rng: random.Random) -> tuple[str, str]:
     roll = rng.random()
     if roll < 0.3:
         number = rng.randint(-50, 5000) if rng.random() < 0.7 else round(rng.uniform(0, 500), 2)
-        return (str(number) if rng.random() < 0.5 else json.dumps({"result": number})), expand(rng, "The result is {n}.|It is {n}.|{n}|The answer is {n}.", n=number)
+        return (str(number) if rng.random() < 0.5 else json.dumps({"result": number})), expand(
+            rng, "The result is {n}.|It is {n}.|{n}|The answer is {n}.", n=number
+        )
     if roll < 0.5:
         number = rng.randint(1, 99999)
-        return json.dumps({"status": "ok", "id": number}), expand(rng, "Done, the id is {n}.|Done (id {n}).|That worked; the id is {n}.", n=number)
+        return json.dumps({"status": "ok", "id": number}), expand(
+            rng, "Done, the id is {n}.|Done (id {n}).|That worked; the id is {n}.", n=number
+        )
     if roll < 0.62:
-        return pick(rng, ("ok", '{"status": "ok"}', "done", '{"success": true}')), expand(rng, "Done.|That is done.|It worked.")
+        return pick(rng, ("ok", '{"status": "ok"}', "done", '{"success": true}')), expand(
+            rng, "Done.|That is done.|It worked."
+        )
     if roll < 0.7:
         problem = expand(rng, "[not found|permission denied|timeout|invalid value|service unavailable|limit exceeded]")
-        return pick(rng, (f'{{"error": "{problem}"}}', f"Error: {problem}")), expand(rng, "That failed: {p}.|It did not work: {p}.|Sorry, there was an error: {p}.", p=problem)
+        return pick(rng, (f'{{"error": "{problem}"}}', f"Error: {problem}")), expand(
+            rng, "That failed: {p}.|It did not work: {p}.|Sorry, there was an error: {p}.", p=problem
+        )
     if roll < 0.85:
         names = [_plain(rng) for _ in range(rng.randint(1, 4))]
-        return json.dumps({"items": names}, ensure_ascii=False), expand(rng, "I found {x}.|Here they are: {x}.|{x}.", x=listing(names))
-    fact = expand(rng, "{name} is in {city}|the code is {code}|{item} is available|{n} of {item} are left", name=values.person(rng), city=values.city(rng), code=values.order_id(rng), item=values.item(rng), n=rng.randint(2, 90))
+        return json.dumps({"items": names}, ensure_ascii=False), expand(
+            rng, "I found {x}.|Here they are: {x}.|{x}.", x=listing(names)
+        )
+    fact = expand(
+        rng,
+        "{name} is in {city}|the code is {code}|{item} is available|{n} of {item} are left",
+        name=values.person(rng),
+        city=values.city(rng),
+        code=values.order_id(rng),
+        item=values.item(rng),
+        n=rng.randint(2, 90),
+    )
     return fact, capitalise(fact) + "."
 
 

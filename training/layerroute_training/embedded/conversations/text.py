@@ -3,7 +3,7 @@
 import functools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,8 +39,13 @@ def _sample(rng: random.Random, options: tuple[tuple[Node, ...], ...], out: list
             _sample(rng, node, out)
 
 
-def expand(rng: random.Random, template: str, typos: bool = False, **slots: object) -> str:
-    """One sentence of a template, single-spaced; top-level `|` separates whole alternatives."""
+def expand(rng: random.Random, template: str, **slots: object) -> str:
+    """One sentence of a template with its slots filled; top-level `|` separates whole alternatives."""
+    return fill(draw(rng, template, slots), slots)
+
+
+def draw(rng: random.Random, template: str, slots: Mapping[str, object]) -> str:
+    """One sentence of a template, single-spaced, its slots still open, those that are to be empty gone."""
     out: list[str] = []
     _sample(rng, _parse(template), out)
     text = "".join(out)
@@ -48,9 +53,11 @@ def expand(rng: random.Random, template: str, typos: bool = False, **slots: obje
         if value == "":
             text = text.replace(f"{{{name}}}", "")
     text = re.sub(r" +", " ", text).strip()
-    text = re.sub(r" ([,.?!])", r"\1", text)
-    if typos:
-        text = add_typos(rng, text)
+    return re.sub(r" ([,.?!])", r"\1", text)
+
+
+def fill(text: str, slots: Mapping[str, object]) -> str:
+    """The text with `{name}` replaced by the slots' values."""
     return _SLOT.sub(lambda match: str(slots[match[1]]), text)
 
 

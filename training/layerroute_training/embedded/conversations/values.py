@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (phrase templates are one line each)
 """Random values of requests: people, places, ids, numbers, dates and times, written out and in their argument form."""
 
 import datetime
@@ -7,12 +8,45 @@ from layerroute_training.embedded.conversations import pools
 from layerroute_training.embedded.conversations.text import capitalise, expand, pick
 
 Day = datetime.date
-MONTHS = "January February March April May June July August September October November December".split()
-WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 DEMO_DAY = Day(2026, 11, 22)
-_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
-nineteen""".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def made_up(rng: random.Random, low: int = 2, high: int = 4) -> str:
@@ -190,7 +224,9 @@ def when(rng: random.Random, now: Day) -> tuple[str, str, str]:
         if rng.random() < 0.3:
             said += pick(rng, (" ", " ", ", ")) + str(day.year)
         if rng.random() < 0.15 and not said.startswith("the "):
-            said = f"{WEEKDAYS[day.weekday()]}{pick(rng, (', ', ' ', ', the '))}{said}".replace(", the ", ", the " if said[0].isdigit() else ", ")
+            said = f"{WEEKDAYS[day.weekday()]}{pick(rng, (', ', ' ', ', the '))}{said}".replace(
+                ", the ", ", the " if said[0].isdigit() else ", "
+            )
     return said, f"on {said}", day.isoformat()
 
 
@@ -259,7 +295,15 @@ def note(rng: random.Random) -> str:
         day=pick(rng, (*WEEKDAYS, "tomorrow", "next week", "tonight")),
         time=clock(rng)[0],
         topic=pick(rng, pools.TOPICS),
-        code=pick(rng, (str(rng.randint(10, 9999)), made_up(rng), order_id(rng), f"{rng.randint(100, 999)}-{rng.randint(1000, 9999)}")),
+        code=pick(
+            rng,
+            (
+                str(rng.randint(10, 9999)),
+                made_up(rng),
+                order_id(rng),
+                f"{rng.randint(100, 999)}-{rng.randint(1000, 9999)}",
+            ),
+        ),
         team=pick(rng, pools.TEAMS),
         number=rng.randint(1, 420),
         id=order_id(rng),
