@@ -208,6 +208,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # Contiguous, because torch 2.11's compiled flex attention misreads views into a joined projection (seen on a CPU).
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out = flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
     assert isinstance(out, Tensor)  # no log-sum-exp was asked for
     return out
