@@ -7,12 +7,15 @@
 Weights load when the first request runs, or at `load()`.
 """
 
+import atexit
 import threading
 import time
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol
+from weakref import WeakSet
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -58,10 +61,12 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self._queue: SimpleQueue[tuple[GenerationRequest, Generation, float]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[GenerationRequest, Generation, float] | None] = SimpleQueue()
         self._lock = threading.RLock()
         self._runner: Runner | None = None
         self._thread: threading.Thread | None = None
+        self._running: Generation | None = None
+        _alive.add(self)
 
     @property
     def model_name(self) -> str:
@@ -149,17 +154,45 @@ class Engine:
             self.config.prefix_slots,
         )
 
+    def close(self) -> None:
+        """Cancel what runs and end the thread; a later request starts it anew."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        with suppress(Empty):
+            while (item := self._queue.get_nowait()) is not None:
+                item[1].fail(GenerationCancelledError("the engine was closed"))
+        self._queue.put(None)
+        if self._running is not None:
+            self._running.cancel()
+        thread.join(timeout=10.0)
+
     def _work(self) -> None:
-        while True:
-            request, generation, queued = self._queue.get()
+        while (item := self._queue.get()) is not None:
+            request, generation, queued = item
             if generation.cancelled:
                 generation.fail(GenerationCancelledError("cancelled in the queue"))
                 continue
+            self._running = generation
+            if threading.current_thread() is not self._thread:  # closed since this request was taken from the queue
+                generation.cancel()
             try:
                 queue_ms = 1000.0 * (time.perf_counter() - queued)
                 generation.finish(self.load().run(request, generation, queue_ms))
             except BaseException as error:  # whatever happened, the consumer must hear of it, and the thread live on
                 generation.fail(error)
+            self._running = None
+
+
+_alive: WeakSet[Engine] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread inside torch while the interpreter shuts down would abort the process."""
+    for engine in list(_alive):
+        engine.close()
 
 
 _engines: dict[EngineConfig, Engine] = {}

@@ -1,6 +1,8 @@
 """The engine over a random Qwen2 with real files: answers, reports, reuse of prefixes, sharing, cancelling."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -280,3 +282,24 @@ def test_bundle_for_another_backbone(folder, tmp_path, tokenizer):
 def test_unknown_router_names_the_known_ones(engine):
     with pytest.raises(RouterError, match="length:TOKENS:PROGRAM"):
         answer(engine, router="clever")
+
+
+def test_leaving_while_it_generates_ends_cleanly(folder):
+    """A program may end in the middle of an answer: no abort, no traceback."""
+    program = (
+        "from layerroute.engine.config import EngineConfig\n"
+        "from layerroute.engine.engine import Engine\n"
+        "from layerroute.engine.request import GenerationRequest\n"
+        f"engine = Engine(EngineConfig(model={str(folder)!r}))\n"
+        "next(iter(engine.submit(GenerationRequest(tuple(range(40))))))\n"
+        "engine.submit(GenerationRequest(tuple(range(50))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_closed_engine_starts_again(engine):
+    expected = answer(engine).token_ids
+    engine.close()
+    engine.close()
+    assert answer(engine).token_ids == expected
