@@ -16,7 +16,7 @@ from torch import Tensor
 
 from layerroute_training.embedded.network import Gate, Mask, Network, Weights, dense_mask, flex_mask, rope_tables
 
-TOLERANCE = 0.3  # relative difference of bf16 gradients: 0.12 between two right ways (H200), about 1 for a wrong mask
+TOLERANCE = 0.3  # relative difference of bf16 gradients: about 0.02 from rounding, about 1 for a wrong mask
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _gradients(network: Network, runtime: Runtime, drawn_rows: int) -> list[Tens
     # Sharp attention: at fresh weights it is nearly uniform, and the gradients of queries and keys are rounding noise.
     noise = {name: torch.zeros((), device=runtime.device) for name in ("v", "o")}
     for name, weight in (("q", network.q_weight_LQD), ("k", network.k_weight_LKD)):
-        noise[name] = (torch.randn(weight.shape, generator=generator) * 0.1).to(runtime.device)
+        noise[name] = (torch.randn(weight.shape, generator=generator) * 0.05).to(runtime.device)
     weights = network.weights(runtime.dtype, noise)
     states = runtime.states(network, weights, tokens, start, runtime.everything(start))
     loss = network.nll(weights, states, tokens.roll(-1, 1))[:2].mean()
