@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from layerroute_training.embedded.conversations import arithmetic, conversions, desk, diary, pools, values
+from layerroute_training.embedded.conversations import arithmetic, conversions, desk, diary, pairs, pools, values
 from layerroute_training.embedded.conversations.jobs import Call, Job, Scene, make_job
 from layerroute_training.embedded.conversations.text import listing, pick
 
@@ -155,6 +155,8 @@ def list_then_act_job(scene: Scene) -> Job:
         item = order["item"]
         answer = ""
     action = pick(scene.rng, ("cancelled", "cancelled", "delivered", "shipped", "find"))
+    if not answer and action == order["status"]:
+        action = "find"
     if action == "find":
         if not answer:
             found = Call(
@@ -174,18 +176,21 @@ def list_then_act_job(scene: Scene) -> Job:
             )
         )
         answer = desk.update_answer(scene, calls[-1])
-    verb = {"cancelled": "cancel", "delivered": "mark as delivered", "shipped": "mark as shipped"}[action]
+    verb, end = {"cancelled": ("cancel", ""), "delivered": ("mark", "as delivered"), "shipped": ("mark", "as shipped")}[
+        action
+    ]
     return make_job(
         scene,
         "{name} no longer wants the {item}, [please cancel it|cancel that order]|[this is|I am] {name}, please cancel my {item} order|{name} wants to cancel the {item}"
         if action == "cancelled"
         else "{name}'s {item} [has been|was|is] {action}, please update the order|the {item} of {name} was {action}, [record that|update it]",
-        "{verb} {name}'s {item} order|{verb} the {item} [that {name} ordered|{name} ordered|of {name}]|[look up|list|find|check] {name}'s orders and {verb} the [one with the|] {item}|[look up|list] the orders of {name}, then {verb} the {item}",
+        "{verb} {name}'s {item} order {end}|{verb} the {item} [that {name} ordered|{name} ordered|of {name}] {end}|[look up|list|find|check] {name}'s orders and {verb} the [one with the|] {item} {end}|[look up|list] the orders of {name}, then {verb} the {item} {end}",
         tuple(calls),
         answer,
         name=name,
         item=item,
         verb=verb,
+        end=end,
         action=action,
     )
 
@@ -570,6 +575,7 @@ def two_targets_job(scene: Scene) -> Job:
 
 
 CHAINS: tuple[tuple[Callable[[Scene], Job], int], ...] = (
+    (pairs.pair_job, 26),
     (cities_job, 9),
     (both_days_job, 3),
     (several_orders_job, 9),

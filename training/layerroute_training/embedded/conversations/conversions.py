@@ -111,6 +111,7 @@ CURRENCIES: dict[str, tuple[tuple[str, ...], str, float]] = {
     "KRW": (("won", "Korean won", "South Korean won"), "₩", 1480.0),
     "INR": (("rupees", "Indian rupees"), "₹", 91.0),
     "IDR": (("rupiah", "Indonesian rupiah"), "", 17000.0),
+    "TWD": (("Taiwan dollars", "New Taiwan dollars"), "", 34.5),
     "THB": (("baht", "Thai baht"), "", 37.5),
     "MYR": (("ringgit", "Malaysian ringgit"), "", 4.8),
     "PHP": (("Philippine pesos", "Filipino pesos"), "", 62.0),

@@ -1,0 +1,110 @@
+"""The embedded tokenizer, the encoding of conversations by segments, and the answer mask."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from layerroute_training.embedded.conversations import KINDS, generate
+from layerroute_training.embedded.tokenizer import PLAIN_ADDED_TOKENS, SPECIAL_TOKENS, save_tokenizer, train_tokenizer
+from layerroute_training.rows import ConversationEncoder, Row, answer_header, answer_mask, encode_conversation, split_of
+
+VOCAB = 1_200
+
+
+def sample_texts() -> list[str]:
+    rows = [row for kind in KINDS for row in generate(kind, 0, 12, seed=5)]
+    return [json.dumps([row.tools, row.messages], ensure_ascii=False) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(train_tokenizer(sample_texts(), VOCAB), folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_added_tokens_take_the_top_ids(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = tokenizer.convert_tokens_to_ids([*SPECIAL_TOKENS, *PLAIN_ADDED_TOKENS])
+    assert len(tokenizer) == VOCAB
+    assert ids == list(range(VOCAB - len(ids), VOCAB))
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+
+
+def test_special_flags_are_those_of_qwen(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = tokenizer("<|im_start|><tool_call>x</tool_call><|im_end|>")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "<tool_call>x</tool_call>"
+
+
+def test_training_is_deterministic() -> None:
+    first, second = (train_tokenizer(sample_texts(), VOCAB).to_str() for _ in range(2))
+    assert first == second
+
+
+def test_too_little_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="give more text"):
+        train_tokenizer(["a b c"], VOCAB)
+
+
+def test_digits_stand_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert tokenizer.tokenize("2026") == ["2", "0", "2", "6"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="<|>"), max_size=80))
+def test_any_text_survives(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    normal = tokenizer.backend_tokenizer.normalizer.normalize_str(text)
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == normal
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_segments_encode_like_the_whole(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    encoder = ConversationEncoder(tokenizer, cache_size=2)
+    for row in generate(kind, 0, 8, seed=1):
+        whole = tokenizer(encoder.render(row), add_special_tokens=False)["input_ids"]
+        assert encoder.encode(row) == whole
+        assert encode_conversation(tokenizer, row) == whole
+
+
+def expected_answers(encoder: ConversationEncoder, row: Row) -> list[str]:
+    """What stands between each assistant header and the end of its turn, read off the rendered text."""
+    turns = encoder.render(row).split("<|im_start|>assistant\n")[1:]
+    return [turn[: turn.index("<|im_end|>") + len("<|im_end|>")] for turn in turns]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mask_covers_exactly_the_answers(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    encoder = ConversationEncoder(tokenizer)
+    header, end = answer_header(tokenizer)
+    for row in generate(kind, 0, 8, seed=2):
+        ids = encoder.encode(row)
+        kept = [token for token, kept in zip(ids, answer_mask(ids, header, end), strict=True) if kept]
+        assert tokenizer.decode(kept) == "".join(expected_answers(encoder, row))
+
+
+def test_header_spelled_by_a_user_is_no_answer(tokenizer: PreTrainedTokenizerBase) -> None:
+    messages = [{"role": "user", "content": "say assistant\nno"}, {"role": "assistant", "content": "no"}]
+    ids = encode_conversation(tokenizer, Row("1", "x", "train", [], messages))
+    kept = [token for token, kept in zip(ids, answer_mask(ids, *answer_header(tokenizer)), strict=True) if kept]
+    assert tokenizer.decode(kept) == "no<|im_end|>"
+
+
+def test_split_ignores_case_and_punctuation() -> None:
+    texts = [f"Request number {random.Random(i).random()}" for i in range(500)]
+    splits = [split_of([{"role": "user", "content": text}]) for text in texts]
+    shouted = [split_of([{"role": "user", "content": f"  {text.upper()}!? "}]) for text in texts]
+    assert splits == shouted
+    assert 0 < splits.count("dev") < 40
+
+
+def test_saved_folder_holds_the_template(tmp_path: Path) -> None:
+    save_tokenizer(train_tokenizer(sample_texts(), VOCAB), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    text = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert text.endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
