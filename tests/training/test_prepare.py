@@ -10,8 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from layerroute_training.embedded import prepare as module
+from layerroute_training.embedded.batches import read_documents
 from layerroute_training.embedded.conversations import generate
-from layerroute_training.embedded.prepare import load_tokens, prepare
+from layerroute_training.embedded.prepare import prepare
 from layerroute_training.rows import ConversationEncoder, row_files
 
 
@@ -41,8 +42,8 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def documents(folder: Path, group: str, split: Any) -> list[list[int]]:
-    tokens, offsets = load_tokens(folder, group, split)
-    return [tokens[start:end].tolist() for start, end in pairwise(offsets)]
+    (one,) = [one for one in read_documents(folder, split) if one.name == group]
+    return [one.tokens[start:end].tolist() for start, end in pairwise(one.offsets)]
 
 
 def test_files_hold_the_documents_of_the_index(data_folder: Path, tmp_path: Path) -> None:

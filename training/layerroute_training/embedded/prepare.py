@@ -3,7 +3,8 @@
     data folder + generator -> tokenizer -> token ids -> {train,dev}/<group>.bin.xz + index.json
 
 A `.bin.xz` is xz-compressed little-endian uint16: the documents of a group one after the other, each followed by
-`<|endoftext|>`. `index.json` says where the documents start and from which source they come. `load_tokens` reads both.
+`<|endoftext|>`. `index.json` says where the documents start and from which source they come.
+`batches.read_documents` reads both.
 """
 
 import argparse
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from transformers import AutoTokenizer
 
 from layerroute_training.embedded import conversations
@@ -29,8 +29,6 @@ from layerroute_training.embedded.tokenizer import (
     train_tokenizer,
 )
 from layerroute_training.rows import ConversationEncoder, Row, Split, read_json_lines, read_rows, row_files, split_of
-
-TokenArray = npt.NDArray[np.uint16]
 
 GROUPS = ("toolcall", "planning", "general", "generated")
 GENERAL_CHARACTERS = {"tldr": 3_600_000, "openstax": 16_000_000, "standardebooks": 15_000_000, "peps": 6_000_000}
@@ -97,13 +95,6 @@ def prepare(
             index["groups"][group] = {split: _write(out_folder, group, split, encoded) for split in ("train", "dev")}
     index_file.write_text(json.dumps(index), encoding="utf-8")
     return index
-
-
-def load_tokens(folder: Path, group: str, split: Split) -> tuple[TokenArray, npt.NDArray[np.int64]]:
-    """Token ids of a group and the offsets of its documents: document i is `tokens[offsets[i]:offsets[i + 1]]`."""
-    entry = json.loads((folder / "index.json").read_text(encoding="utf-8"))["groups"][group][split]
-    data = lzma.decompress((folder / entry["file"]).read_bytes())
-    return np.frombuffer(data, dtype="<u2"), np.array(entry["offsets"], dtype=np.int64)
 
 
 def tokenizer_sample(data_folder: Path, seed: int) -> Iterator[str]:

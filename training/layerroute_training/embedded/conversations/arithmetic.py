@@ -316,3 +316,31 @@ def calculation_answer(scene: Scene, call: Call) -> str:
         e=call.arguments["expression"],
         r=call.result["result"],
     )
+
+
+_AFTERMATH = (
+    ("[divide|split] {it} by {n}|divide {it} by {n}|split {it} [among|between] {n} [people|friends|of us]", "{r} / {n}", "small"),
+    ("multiply {it} by {n}|multiply {it} by {n}", "{r} * {n}", "small"),
+    ("add {n} to {it}|add {n}", "{r} + {n}", "count"),
+    ("subtract {n} from {it}|take {n} off {it}|subtract {n}", "{r} - {n}", "count"),
+    ("add {n}[%| percent] to {it}|add {n}[%| percent]|add a {n}[%| percent] [tip|fee|markup]", "{r} + {r} * {n} / 100", "percent"),
+    ("[calculate|work out|take|tell me] {n}[%| percent] of {it}", "{r} * {n} / 100", "percent"),
+    ("take {n}[%| percent] off {it}|reduce {it} by {n}[%| percent]", "{r} - {r} * {n} / 100", "percent"),
+    ("double {it}", "{r} * 2", "small"),
+    ("halve {it}|[calculate|take] half of {it}", "{r} / 2", "small"),
+    ("square {it}", "{r} ** 2", "small"),
+)  # fmt: skip
+
+
+def _operand(scene: Scene, kind: str) -> str:
+    if kind == "percent":
+        return str(pick(scene.rng, (5, 8, 10, 12, 15, 19, 20, 25, 30, 50)))
+    return str(scene.rng.randint(2, 12) if kind == "small" else scene.rng.randint(2, 300))
+
+
+def aftermath(scene: Scene, result: Any, it: str) -> tuple[str, Call]:
+    """A further calculation with a result: how it is said, and its call."""
+    said, expression, kind = pick(scene.rng, _AFTERMATH)
+    number = _operand(scene, kind)
+    call = calculate(expression.format(r=result, n=number))
+    return scene.say(said, it=it, n=number), call

@@ -1,7 +1,7 @@
 # ruff: noqa: E501 (phrase templates are one line each)
 """Jobs that refer back to the last call: "and in Oslo?", "cancel it", "divide that by 4"."""
 
-from layerroute_training.embedded.conversations import arithmetic, chains, conversions, desk, diary, values
+from layerroute_training.embedded.conversations import arithmetic, conversions, desk, diary, values
 from layerroute_training.embedded.conversations.jobs import Call, Job, Scene, make_job
 from layerroute_training.embedded.conversations.text import pick
 
@@ -56,7 +56,7 @@ def _order(scene: Scene, last: Call) -> Job:
             scene, questions, "[list|show me] all orders of that customer", (listed,), desk.orders_answer(scene, listed)
         )
     if scene.chance(0.3):
-        then, call = chains.aftermath(scene, last.result["total"], "the total")
+        then, call = arithmetic.aftermath(scene, last.result["total"], "the total")
         return make_job(scene, then, then, (call,), arithmetic.calculation_answer(scene, call))
     status = pick(scene.rng, [status for status in desk.STATUSES if status != last.result["status"]])
     call = desk.update(scene, order_id, status, old=last.result["status"], error=0)
@@ -159,7 +159,7 @@ def _same_measure(scene: Scene, last: Call) -> Job:
             conversions.unit_answer(scene, call),
             to=conversions.unit_word(scene, dimension, unit),
         )
-    then, call = chains.aftermath(scene, last.result["result"], pick(scene.rng, ("it", "that", "the result")))
+    then, call = arithmetic.aftermath(scene, last.result["result"], pick(scene.rng, ("it", "that", "the result")))
     return make_job(scene, then, then, (call,), arithmetic.calculation_answer(scene, call))
 
 
@@ -187,12 +187,12 @@ def _same_money(scene: Scene, last: Call) -> Job:
             conversions.currency_answer(scene, call),
             to=conversions.currency_word(scene, code),
         )
-    then, call = chains.aftermath(scene, last.result["result"], pick(scene.rng, ("it", "that", "the result")))
+    then, call = arithmetic.aftermath(scene, last.result["result"], pick(scene.rng, ("it", "that", "the result")))
     return make_job(scene, then, then, (call,), arithmetic.calculation_answer(scene, call))
 
 
 def _go_on(scene: Scene, last: Call) -> Job:
-    then, call = chains.aftermath(scene, last.result["result"], pick(scene.rng, ("it", "that", "the result")))
+    then, call = arithmetic.aftermath(scene, last.result["result"], pick(scene.rng, ("it", "that", "the result")))
     if scene.chance(0.25):
         number = scene.rng.randint(2, 50)
         sign, said = pick(scene.rng, (("*", "times"), ("+", "plus"), ("-", "minus"), ("/", "divided by")))

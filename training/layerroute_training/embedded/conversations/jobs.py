@@ -135,3 +135,11 @@ def _polite(scene: Scene, command: str) -> str:
         command=command,
     )
     return finish_sentence(scene, frame, question=False)
+
+
+def stop_at_error(calls: list[Call]) -> tuple[Call, ...]:
+    """The calls up to the first that failed."""
+    for index, call in enumerate(calls):
+        if "error" in call.result:
+            return tuple(calls[: index + 1])
+    return tuple(calls)

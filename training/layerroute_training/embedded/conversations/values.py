@@ -1,4 +1,4 @@
-# ruff: noqa: E501 (phrase templates are one line each)
+# ruff: noqa: E501, SIM905 (phrase templates are one line each, word lists are written as text)
 """Random values of requests: people, places, ids, numbers, dates and times, written out and in their argument form."""
 
 import datetime
@@ -8,45 +8,12 @@ from layerroute_training.embedded.conversations import pools
 from layerroute_training.embedded.conversations.text import capitalise, expand, pick
 
 Day = datetime.date
-MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
-WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+MONTHS = "January February March April May June July August September October November December".split()
+WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 DEMO_DAY = Day(2026, 11, 22)
-_ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen""".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 def made_up(rng: random.Random, low: int = 2, high: int = 4) -> str:
