@@ -70,6 +70,7 @@ def test_files_hold_the_documents_of_the_index(data_folder: Path, tmp_path: Path
 def test_one_group_again_leaves_the_others(data_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = prepare(data_folder, out, seed=9, generated_rows=20, processes=1)
+    write_lines(data_folder / "toolcall" / "made.jsonl.gz", [])
     second = prepare(data_folder, out, seed=9, generated_rows=40, processes=1, groups=["generated"])
     assert list(second["groups"]) == list(first["groups"])
     assert second["groups"]["toolcall"] == first["groups"]["toolcall"]
