@@ -36,9 +36,8 @@ def test_added_tokens_take_the_top_ids(tokenizer: PreTrainedTokenizerBase) -> No
 
 
 def test_special_flags_are_those_of_qwen(tokenizer: PreTrainedTokenizerBase) -> None:
-    flags = {
-        token["content"]: token["special"] for token in json.loads(tokenizer.backend_tokenizer.to_str())["added_tokens"]
-    }
+    added = json.loads(train_tokenizer(sample_texts(), VOCAB).to_str())["added_tokens"]
+    flags = {token["content"]: token["special"] for token in added}
     assert flags == {token: token in SPECIAL_TOKENS for token in (*SPECIAL_TOKENS, *PLAIN_ADDED_TOKENS)}
     ids = tokenizer("<|im_start|><tool_call>x</tool_call><|im_end|>")["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "<tool_call>x</tool_call>"
