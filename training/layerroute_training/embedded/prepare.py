@@ -64,7 +64,7 @@ def prepare(
     data_folder: Path,
     out_folder: Path,
     seed: int = 0,
-    generated_rows: int = 46_000,
+    generated_rows: int = 90_000,
     processes: int = 2,
     groups: Sequence[str] = GROUPS,
 ) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("data_folder", type=Path)
     parser.add_argument("out_folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--generated-rows", type=int, default=46_000)
+    parser.add_argument("--generated-rows", type=int, default=90_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
     options = parser.parse_args()
