@@ -4,7 +4,7 @@ Shows how an agent is built over `LayerRouteChatModel` and how its step reports 
 agent with more options.
 
     python demos/front_desk.py
-    python demos/front_desk.py --task "Look up order A-1066 and mark it as shipped."
+    python demos/front_desk.py --task "Find order A-1101, then list all orders of its customer."
     python demos/front_desk.py --router full --json
 """
 
@@ -19,9 +19,9 @@ from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, FrontDesk
 
 def main(arguments: Sequence[str] | None = None, model: BaseChatModel | None = None) -> int:
     """Run the demo, with the model that the options name or with `model`."""
-    options = read_options(__doc__, DEFAULT_TASKS[0], arguments)
+    options = read_options(__doc__, DEFAULT_TASKS, arguments)
     with FrontDesk(model or chat_model(options)) as desk:
-        return present(options, lambda on_step: desk.run(options.task, on_step))
+        return present(options, lambda task, view: desk.run(task, view.step, view.call))
 
 
 if __name__ == "__main__":

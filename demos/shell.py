@@ -10,20 +10,24 @@ from langchain_core.language_models import BaseChatModel
 from rich.console import Console
 
 from langchain_layerroute import LayerRouteChatModel
-from langchain_layerroute.front_desk.runner import DemoRun, OnStep
+from langchain_layerroute.front_desk.runner import DemoRun
+from layerroute.commands.shared import print_answer
 from layerroute.console import RunView
 from layerroute.errors import LayerRouteError
 
 
-def read_options(description: str | None, task: str, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the options that every demo has; `task` is the default task."""
+def read_options(description: str | None, tasks: Sequence[str], arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the options that every demo has; `tasks` are the default tasks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default=task, help="what to do, in plain words (default: %(default)s)")
+    help_ = "what to do, in plain words; may be repeated (default: the demo's own)"
+    parser.add_argument("--task", action="append", metavar="TEXT", help=help_)
     parser.add_argument("--model", default="embedded", help='"embedded", a folder or a hub id (default: %(default)s)')
-    parser.add_argument("--adapter", default=None, help="bundle folder (default: the one the model ships with)")
-    parser.add_argument("--router", default=None, help="router of every step (default: the bundle's gates)")
+    parser.add_argument("--adapter", metavar="FOLDER", help="bundle (default: the one the model ships with)")
+    parser.add_argument("--router", metavar="SPEC", help="router of every step (default: the bundle's gates)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.task = options.task or list(tasks)
+    return options
 
 
 def chat_model(options: argparse.Namespace) -> BaseChatModel:
@@ -31,20 +35,28 @@ def chat_model(options: argparse.Namespace) -> BaseChatModel:
     return LayerRouteChatModel(model=options.model, adapter=options.adapter, router=options.router)
 
 
-def present(options: argparse.Namespace, work: Callable[[OnStep], DemoRun]) -> int:
-    """Do the work; the answer goes to stdout, each step as it ends and the summary to stderr.
+def present(options: argparse.Namespace, carry_out: Callable[[str, RunView], DemoRun]) -> int:
+    """Carry out the tasks; answers go to stdout, all else to stderr as it happens, and a summary at the end.
 
     Returns:
-        0, or 1 if the agent did not finish.
+        0, or 1 if the agent did not finish one of them.
     """
-    view = RunView(Console(stderr=True, quiet=options.json))
+    console = Console(stderr=True, quiet=options.json)
+    view = RunView(console)
+    runs: list[DemoRun] = []
     try:
-        with view.loading("loading the model"):
-            run = work(view.step)
+        for task in options.task:
+            view.heading(task)
+            with view.loading("working" if runs else "loading the model"):
+                runs.append(carry_out(task, view))
+            if not options.json:
+                print_answer(runs[-1].answer)
+                console.print()
     except (LayerRouteError, ModelError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    view.calls(run.tool_calls)
-    view.summary(run.steps)
-    print(json.dumps(run.document(), ensure_ascii=False) if options.json else run.answer)
-    return 0 if run.error is None else 1
+    if options.json:
+        documents = [run.document() for run in runs]
+        print(json.dumps(documents[0] if len(documents) == 1 else {"tasks": documents}, ensure_ascii=False))
+    view.summary([step for run in runs for step in run.steps])
+    return 1 if any(run.error for run in runs) else 0

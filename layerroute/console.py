@@ -1,4 +1,4 @@
-"""How a run looks on a terminal: one line per step, and sums by kind of step in the same columns at the end.
+"""How a run looks on a terminal: one line per step, the calls between the steps, and sums by kind of step at the end.
 
 Everything here is written with `Text` objects: a foreign string (a task, a tool's argument) is never read as markup,
 and its control characters never reach the terminal.
@@ -6,10 +6,10 @@ and its control characters never reach the terminal.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.status import Status
@@ -17,6 +17,9 @@ from rich.text import Text
 
 from layerroute.report import KindSummary, StepKind, StepReport, summarise
 
+Row = TypeVar("Row", bound=StepReport | KindSummary)
+
+_INDENT = "      "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _KIND_STYLES = {StepKind.TOOL_CALL: "cyan", StepKind.PLANNING: "magenta", None: "bold"}
 _SHORT_KINDS = {StepKind.TOOL_CALL: "call", StepKind.PLANNING: "plan", None: "all"}
@@ -27,6 +30,10 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def _flat(text: str) -> str:
+    return " ".join(plain(text).split())
+
+
 @dataclass(frozen=True, slots=True)
 class _Glyphs:
     run: str
@@ -34,20 +41,20 @@ class _Glyphs:
     right: str
     wrong: str
     rule: str
+    result: str
 
 
-_UNICODE = _Glyphs(run="■", skipped="·", right="✓", wrong="✗", rule="─")
-_ASCII = _Glyphs(run="#", skipped=".", right="=", wrong="!", rule="-")
+_UNICODE = _Glyphs(run="■", skipped="·", right="✓", wrong="✗", rule="─", result="→")
+_ASCII = _Glyphs(run="#", skipped=".", right="=", wrong="!", rule="-", result="->")
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A column of both tables: `step` shows one step, `total` a sum. `width` 0 is the width of the block strip."""
+@dataclass(frozen=True)
+class _Column(Generic[Row]):
+    """A column of a table: `cell` shows one row of it. `width` 0 is the width of the block strip."""
 
     header: str
     width: int
-    step: Callable[[StepReport, _Glyphs], Text]
-    total: Callable[[KindSummary, _Glyphs], Text]
+    cell: Callable[[Row, _Glyphs], Text]
     left: bool = False
 
 
@@ -64,43 +71,50 @@ class RunView:
     def heading(self, text: str) -> None:
         """Begin a new task: its text, and steps counted from 1 again."""
         self._num_steps = 0
-        self._print(Text(" ".join(plain(text).split()), style="bold"), wrap=True)
+        self._print(Text(_flat(text), style="bold"), wrap=True)
 
     def step(self, report: StepReport) -> None:
         """Show one step, as soon as it is over."""
         if self._status is not None:
             self._status.update("working")
         self._num_steps += 1
-        columns = self._columns(report.num_blocks)
-        self._print_header(columns, report.num_blocks, "step")
-        cells = [column.step(report, self._glyphs) for column in columns]
-        self._print(_line(columns, [Text(str(self._num_steps)), *cells[1:]], report.num_blocks))
+        columns = self._fitting(_STEP_LAYOUTS, report.num_blocks)
+        self._print_header(columns, report.num_blocks)
+        number = Text(str(self._num_steps))
+        self._print(_line(columns, [number, *self._cells(columns[1:], report)], report.num_blocks))
         for remark in _remarks(report):
-            self._print(Text(f"     {remark}", style="dim"), wrap=True)
+            self.remark(remark)
 
-    def calls(self, tool_calls: Iterable[dict[str, Any]]) -> None:
-        """Show which tools were called: `{"name", "arguments"}` each."""
-        for call in tool_calls:
-            arguments = ", ".join(
-                f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call["arguments"].items()
-            )
-            self._print(Text(f"     {plain(call['name'])}({plain(arguments)})", style="dim"))
+    def call(self, name: str, arguments: dict[str, Any], result: str) -> None:
+        """Show one call of a tool and, dimmed, what came back: a result, or an error in the same place."""
+        given = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
+        self._print(Text(f"{_INDENT}{_flat(name)}({_flat(given)})"))
+        self._print(Text(f"{_INDENT}{self._glyphs.result} {_flat(result)}", style="dim"))
+
+    def remark(self, text: str) -> None:
+        """Say something about the step above, dimmed."""
+        for line in plain(text).splitlines():
+            parts = [Text(line)]
+            if self._console.is_terminal:
+                parts = list(parts[0].wrap(self._console, self._console.width - len(_INDENT)))
+            for part in parts:
+                self._print(Text(f"{_INDENT}{part.plain.rstrip()}", style="dim"))
 
     def summary(self, steps: Sequence[StepReport]) -> None:
-        """Show sums by kind of step, and the conditions they were measured under."""
+        """Show sums by kind of step, how they relate, and the conditions they were measured under."""
         if not steps:
             return
-        num_blocks = max(step.num_blocks for step in steps)
-        columns = self._columns(num_blocks)
+        columns = self._fitting(_SUMMARY_LAYOUTS)
         summary = summarise(steps)
         groups = summary.by_kind if len(summary.by_kind) == 1 else (*summary.by_kind, summary.total)
-        width = sum(_width(column, num_blocks) + 1 for column in columns) - 1
+        width = sum(column.width + 1 for column in columns) - 1
         self._print(Text(self._glyphs.rule * width, style="dim"))
         self._header = ""
-        self._print_header(columns, num_blocks, "steps")
+        self._print_header(columns)
         for group in groups:
-            self._print(_line(columns, [column.total(group, self._glyphs) for column in columns], num_blocks))
-        self._print(Text(_conditions(steps), style="dim"), wrap=True)
+            self._print(_line(columns, self._cells(columns, group)))
+        for line in (*_explanation(steps), _conditions(steps)):
+            self._print(Text(line, style="dim"), wrap=True)
 
     @contextmanager
     def loading(self, text: str) -> Iterator[None]:
@@ -117,21 +131,19 @@ class RunView:
             finally:
                 self._status = None
 
-    def _columns(self, num_blocks: int) -> Sequence[_Column]:
+    def _fitting(self, layouts: Sequence[tuple[_Column[Row], ...]], num_blocks: int = 0) -> tuple[_Column[Row], ...]:
         """Choose the fullest layout that fits on one line; a pipe has no width and takes the first."""
-        layouts = (*_LAYOUTS, *(_without_strip(layout) for layout in _LAYOUTS))
         room = self._console.width if self._console.is_terminal else None
         for columns in layouts:
             if room is None or sum(_width(column, num_blocks) + 1 for column in columns) - 1 <= room:
                 return columns
         return layouts[-1]
 
-    def _print_header(self, columns: Sequence[_Column], num_blocks: int, first: str) -> None:
-        headers = [
-            Text(first[: columns[0].width] if columns[0].width >= 4 else "#"),
-            *(Text(column.header) for column in columns[1:]),
-        ]
-        line = _line(columns, headers, num_blocks)
+    def _cells(self, columns: tuple[_Column[Row], ...], row: Row) -> list[Text]:
+        return [column.cell(row, self._glyphs) for column in columns]
+
+    def _print_header(self, columns: tuple[_Column[Row], ...], num_blocks: int = 0) -> None:
+        line = _line(columns, [Text(column.header) for column in columns], num_blocks)
         if line.plain != self._header:
             self._header = line.plain
             line.stylize("dim")
@@ -146,11 +158,11 @@ class RunView:
             self._console.print(text, no_wrap=True, overflow="crop" if self._glyphs is _ASCII else "ellipsis")
 
 
-def _width(column: _Column, num_blocks: int) -> int:
+def _width(column: _Column[Row], num_blocks: int) -> int:
     return column.width or max(num_blocks, len("blocks"))
 
 
-def _line(columns: Sequence[_Column], cells: Sequence[Text], num_blocks: int) -> Text:
+def _line(columns: Sequence[_Column[Row]], cells: Sequence[Text], num_blocks: int = 0) -> Text:
     padded = []
     for column, cell in zip(columns, cells, strict=True):
         cell = cell.copy()
@@ -165,18 +177,19 @@ def _line(columns: Sequence[_Column], cells: Sequence[Text], num_blocks: int) ->
 # What the columns say.
 
 
-def _kind(kind: StepKind | None) -> Text:
-    return Text(kind.value.replace("_", " ") if kind else "all", style=_KIND_STYLES[kind])
+def _kind(row: StepReport | KindSummary, glyphs: _Glyphs) -> Text:
+    return Text(row.kind.value.replace("_", " ") if row.kind else "all", style=_KIND_STYLES[row.kind])
 
 
-def _short_kind(kind: StepKind | None) -> Text:
-    return Text(_SHORT_KINDS[kind], style=_KIND_STYLES[kind])
+def _short_kind(row: StepReport | KindSummary, glyphs: _Glyphs) -> Text:
+    return Text(_SHORT_KINDS[row.kind], style=_KIND_STYLES[row.kind])
 
 
 def _predicted(step: StepReport, glyphs: _Glyphs) -> Text:
     if step.predicted_kind is None:
         return Text()
-    return Text(" ").join([_guess(step, glyphs), _kind(step.predicted_kind)])
+    predicted = Text(step.predicted_kind.value.replace("_", " "), style=_KIND_STYLES[step.predicted_kind])
+    return Text(" ").join([_guess(step, glyphs), predicted])
 
 
 def _guess(step: StepReport, glyphs: _Glyphs) -> Text:
@@ -206,16 +219,12 @@ def _visits(step: StepReport, glyphs: _Glyphs) -> Text:
     return Text(f"{sum(step.visits_per_block)}/{step.num_blocks}")
 
 
-def _skipped(group: KindSummary, glyphs: _Glyphs) -> Text:
-    return Text(f"skips {group.decode.skip_share:.0%}")
+def _share(share: float) -> Text:
+    return Text(f"{share:.0%}")
 
 
-def _skip_share(group: KindSummary, glyphs: _Glyphs) -> Text:
-    return Text(f"-{group.decode.skip_share:.0%}")
-
-
-def _flops(saved: float) -> Text:
-    percent = round(-100 * saved)
+def _flops(row: StepReport | KindSummary, glyphs: _Glyphs) -> Text:
+    percent = round(-100 * row.flops_saved)
     return Text(
         f"{percent:+d}%" if percent else "0%", style="green" if percent < 0 else "yellow" if percent > 0 else ""
     )
@@ -234,57 +243,89 @@ def _time(milliseconds: float) -> Text:
     return Text(f"{milliseconds:.1f} ms" if milliseconds < 9.95 else f"{milliseconds:.0f} ms")
 
 
-def _rate(tokens_per_second: float) -> Text:
-    return _count(round(tokens_per_second)) if tokens_per_second else Text()
+def _rate(step: StepReport, glyphs: _Glyphs) -> Text:
+    return _count(round(step.tokens_per_second)) if step.tokens_per_second else Text()
 
 
-def _group_rate(group: KindSummary) -> float:
+def _per_token(group: KindSummary, glyphs: _Glyphs) -> Text:
     tokens = group.generated_tokens - group.steps  # the first token of a step belongs to its prefill
-    return 1000 * tokens / group.decode_ms if tokens > 0 and group.decode_ms > 0 else 0.0
+    return _time(group.decode_ms / tokens) if tokens > 0 else Text()
 
 
-def _nothing(row: StepReport | KindSummary, glyphs: _Glyphs) -> Text:
+def _nothing(row: StepReport, glyphs: _Glyphs) -> Text:
     return Text()
 
 
-def _number(header: str, width: int, field: str) -> _Column:
-    return _Column(header, width, lambda s, g: _count(getattr(s, field)), lambda k, g: _count(getattr(k, field)))
+_StepLayout = tuple[_Column[StepReport], ...]
+_SummaryLayout = tuple[_Column[KindSummary], ...]
+
+_BLOCKS = _Column[StepReport]("blocks", 0, _strip, left=True)
+_VISITS = _Column[StepReport]("blocks", 6, _visits)
 
 
-def _index(width: int) -> _Column:
-    return _Column("", width, _nothing, lambda group, glyphs: Text(str(group.steps)))
+def _step_layouts() -> tuple[_StepLayout, ...]:
+    """From the fullest to the shortest; with 24 blocks they take 119, 103, 80, 58, 46 and 40 columns."""
+
+    def number(header: str, width: int, field: str) -> _Column[StepReport]:
+        return _Column(header, width, lambda step, glyphs: _count(getattr(step, field)))
+
+    step = _Column[StepReport]("step", 5, _nothing)
+    narrow_step, number_only = replace(step, width=4), replace(step, header="#", width=2)
+    kind = _Column[StepReport]("kind", 9, _kind, left=True)
+    short_kind = _Column[StepReport]("kind", 4, _short_kind, left=True)
+    predicted = _Column[StepReport]("predicted", 11, _predicted, left=True)
+    guess = _Column[StepReport]("", 1, _guess)
+    skips = _Column[StepReport](
+        "skips", 5, lambda step, glyphs: _share(step.visits_per_block.count(0) / step.num_blocks)
+    )
+    tokens = (number("prompt", 6, "prompt_tokens"), number("cached", 6, "cached_tokens"))
+    generated = number("generated", 9, "generated_tokens")
+    short_generated = replace(generated, header="gen", width=4)
+    forwarded = number("fast-fwd", 8, "fast_forwarded_tokens")
+    prefill = _Column[StepReport]("prefill", 7, lambda step, glyphs: _time(step.milliseconds.prefill))
+    decode = _Column[StepReport]("decode", 7, lambda step, glyphs: _time(step.milliseconds.decode))
+    rate = _Column[StepReport]("tok/s", 5, _rate)
+    flops = _Column[StepReport]("FLOPs", 5, _flops)
+    layouts: tuple[_StepLayout, ...] = (
+        (step, kind, predicted, _BLOCKS, skips, *tokens, generated, forwarded, prefill, decode, rate, flops),
+        (narrow_step, kind, guess, _BLOCKS, skips, *tokens, short_generated, forwarded, prefill, decode, rate, flops),
+        (narrow_step, kind, guess, _BLOCKS, skips, *tokens, short_generated, decode, flops),
+        (narrow_step, kind, guess, _BLOCKS, skips, short_generated, flops),
+        (number_only, short_kind, guess, _BLOCKS, skips, flops),
+        (number_only, short_kind, guess, _BLOCKS, flops),
+    )
+    counted = (tuple(_VISITS if column is _BLOCKS else column for column in layout) for layout in layouts)
+    return (*layouts, *counted)  # a strip that fits nowhere becomes a count
 
 
-_KIND = _Column("kind", 9, lambda s, g: _kind(s.kind), lambda k, g: _kind(k.kind), left=True)
-_SHORT_KIND = _Column("kind", 4, lambda s, g: _short_kind(s.kind), lambda k, g: _short_kind(k.kind), left=True)
-_PREDICTED = _Column("predicted", 11, _predicted, _predicted_right, left=True)
-_GUESS = _Column("", 1, _guess, _nothing)
-_BLOCKS = _Column("blocks", 0, _strip, _skipped, left=True)
-_VISITS = _Column("blocks", 6, _visits, _skip_share)
-_PROMPT = _number("prompt", 6, "prompt_tokens")
-_CACHED = _number("cached", 6, "cached_tokens")
-_GENERATED = _number("generated", 9, "generated_tokens")
-_SHORT_GENERATED = _number("gen", 4, "generated_tokens")
-_FORWARDED = _number("fast-fwd", 8, "fast_forwarded_tokens")
-_PREFILL = _Column("prefill", 7, lambda s, g: _time(s.milliseconds.prefill), lambda k, g: _time(k.prefill_ms))
-_DECODE = _Column("decode", 7, lambda s, g: _time(s.milliseconds.decode), lambda k, g: _time(k.decode_ms))
-_RATE = _Column("tok/s", 5, lambda s, g: _rate(s.tokens_per_second), lambda k, g: _rate(_group_rate(k)))
-_FLOPS = _Column("FLOPs", 5, lambda s, g: _flops(s.flops_saved), lambda k, g: _flops(k.flops_saved))
-_TIMES = (_PREFILL, _DECODE, _RATE, _FLOPS)
+def _summary_layouts() -> tuple[_SummaryLayout, ...]:
+    """From the fullest to the shortest: 103, 78, 46 and 36 columns."""
 
-_LAYOUTS: tuple[tuple[_Column, ...], ...] = (
-    (_index(5), _KIND, _PREDICTED, _BLOCKS, _PROMPT, _CACHED, _GENERATED, _FORWARDED, *_TIMES),
-    (_index(4), _KIND, _GUESS, _BLOCKS, _PROMPT, _CACHED, _SHORT_GENERATED, _FORWARDED, *_TIMES),
-    (_index(4), _KIND, _GUESS, _BLOCKS, _PROMPT, _CACHED, _SHORT_GENERATED, _DECODE, _RATE, _FLOPS),
-    (_index(4), _KIND, _GUESS, _BLOCKS, _SHORT_GENERATED, _RATE, _FLOPS),
-    (_index(2), _SHORT_KIND, _GUESS, _BLOCKS, _SHORT_GENERATED, _FLOPS),
-    (_index(2), _SHORT_KIND, _GUESS, _BLOCKS, _FLOPS),
-)
-"""From the fullest to the shortest; with 24 blocks they take 113, 97, 80, 58, 45 and 40 columns."""
+    def number(header: str, width: int, field: str) -> _Column[KindSummary]:
+        return _Column(header, width, lambda group, glyphs: _count(getattr(group, field)))
+
+    steps = number("steps", 5, "steps")
+    kind = _Column[KindSummary]("kind", 9, _kind, left=True)
+    predicted = _Column[KindSummary]("predicted", 11, _predicted_right, left=True)
+    skipped = _Column[KindSummary]("visits skipped", 14, lambda group, glyphs: _share(group.decode.skip_share))
+    flops = _Column[KindSummary]("FLOPs", 5, _flops)
+    prompt = _Column[KindSummary](
+        "prefilled", 9, lambda group, glyphs: _count(group.prompt_tokens - group.cached_tokens)
+    )
+    generated, forwarded = number("generated", 9, "generated_tokens"), number("fast-fwd", 8, "fast_forwarded_tokens")
+    prefill = _Column[KindSummary]("prefill", 7, lambda group, glyphs: _time(group.prefill_ms))
+    decode = _Column[KindSummary]("decode", 7, lambda group, glyphs: _time(group.decode_ms))
+    per_token = _Column[KindSummary]("per token", 9, _per_token)
+    return (
+        (steps, kind, predicted, skipped, flops, prompt, generated, forwarded, prefill, decode, per_token),
+        (steps, kind, predicted, skipped, flops, prompt, generated, per_token),
+        (steps, kind, skipped, flops, per_token),
+        (steps, kind, skipped, flops),
+    )
 
 
-def _without_strip(columns: tuple[_Column, ...]) -> tuple[_Column, ...]:
-    return tuple(_VISITS if column is _BLOCKS else column for column in columns)
+_STEP_LAYOUTS = _step_layouts()
+_SUMMARY_LAYOUTS = _summary_layouts()
 
 
 def _remarks(step: StepReport) -> Iterator[str]:
@@ -296,6 +337,17 @@ def _remarks(step: StepReport) -> Iterator[str]:
         yield "the answer was cancelled"
 
 
+def _explanation(steps: Sequence[StepReport]) -> Iterator[str]:
+    """Say why many skipped visits may be few FLOPs saved, and what else makes a token cheap."""
+    yield "visits skipped: of generated tokens"
+    flops = "FLOPs: against full depth, prompt and LM head included"
+    if not any(step.prefill.skipped for step in steps):
+        flops += "; the prompt runs every block, so a long prompt before a short answer leaves little to save"
+    yield flops
+    if any(step.fast_forwarded_tokens for step in steps):
+        yield "per token: decode time, lowered too by tokens the tool grammar left no choice about (fast-fwd)"
+
+
 def _conditions(steps: Sequence[StepReport]) -> str:
     """Name what the numbers were measured with."""
 
@@ -304,5 +356,5 @@ def _conditions(steps: Sequence[StepReport]) -> str:
 
     return (
         f"{all_of('model')} on {all_of('device')}, {all_of('dtype')}, {all_of('backend')}; "
-        f"router {all_of('router')}, scope {all_of('scope')}; FLOPs against full depth, skips of generated tokens"
+        f"router {all_of('router')}, scope {all_of('scope')}"
     )

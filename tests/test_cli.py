@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, DemoRun
 from layerroute import __version__, ledger
 from layerroute.cli import build_parser, main
-from layerroute.errors import DeviceError
+from layerroute.errors import ContextWindowError, DeviceError
 from layerroute.report import StepKind, StepReport, Timings, VisitCounts
 
 MODEL_OPTIONS = {"--model", "--adapter", "--device", "--router", "--program", "--scope", "--ledger", "--json"}
@@ -81,13 +81,17 @@ class FakeDesk:
     def __exit__(self, *_):
         self.closed = True
 
-    def run(self, task, on_step=None, *, keep_history=False):
+    def forget(self):
+        self.tasks.append("forget")
+
+    def run(self, task, on_step=None, on_call=None, *, keep_history=False):
         self.tasks.append((task, keep_history))
         if self.error:
             raise self.error
         steps = [make_step(), make_step(kind=StepKind.PLANNING, finish_reason="stop")]
-        for step in steps:
-            on_step(step)
+        on_step(steps[0])
+        on_call(CALL["name"], CALL["arguments"], '{"error": "no order A-1042"}')
+        on_step(steps[1])
         return DemoRun(f"answer to {task}", [CALL], steps, self.unfinished)
 
 
@@ -182,6 +186,7 @@ def test_answers_go_to_stdout_and_the_rest_to_stderr(desk, capsys):
     assert out == "answer to find [bold]it[/]\n"
     for part in ("find [bold]it[/]", "■■■·", 'find_order(order_id="A-1042")', "steps kind"):
         assert part in err
+    assert err.index("1 tool call") < err.index("find_order") < err.index("no order A-1042") < err.index("2 planning")
     assert desk.made[0].closed
 
 
@@ -212,6 +217,14 @@ def test_a_failed_task_does_not_end_the_conversation(desk, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("first\n"))
     with pytest.raises(ZeroDivisionError):
         main(["demo", "--interactive"])
+
+
+def test_a_conversation_that_has_outgrown_the_window_starts_anew(desk, capsys, monkeypatch):
+    fail_with(monkeypatch, ContextWindowError("too long"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("first\nsecond\n"))
+    assert main(["demo", "--interactive"]) == 0
+    assert desk.made[0].tasks == [("first", True), "forget", ("second", True), "forget"]
+    assert "starts a new conversation" in capsys.readouterr().err
 
 
 def test_interactive_json_is_refused(desk, capsys):
@@ -299,6 +312,28 @@ def test_a_failed_message_does_not_end_the_chat(model, capsys, monkeypatch):
     assert main(["chat"]) == 0
     assert capsys.readouterr().err.count("layerroute: no CUDA here") == 2
     assert main(["chat", "--message", "hi"]) == 2
+
+
+def test_a_chat_that_has_outgrown_the_window_starts_anew(model, capsys, monkeypatch):
+    def full(self, messages):
+        if len(messages) > 2:
+            raise ContextWindowError("too long")
+        yield from stream(self, messages)
+
+    stream = FakeModel.stream
+    monkeypatch.setattr(FakeModel, "stream", full)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a\nb\nc\n"))
+    assert main(["chat", "--system", "s"]) == 0
+    assert [[message.content for message in messages] for messages in model.heard] == [["s", "a"], ["s", "c"]]
+    assert "starts a new conversation" in capsys.readouterr().err
+
+
+def test_chat_says_what_to_expect_of_the_embedded_model(model, capsys):
+    main(["chat", "--message", "hi"])
+    assert "can hardly converse" in capsys.readouterr().err
+    main(["chat", "--message", "hi", "--model", "another"])
+    main(["chat", "--message", "hi", "--json"])
+    assert "converse" not in capsys.readouterr().err
 
 
 def test_chat_json_needs_a_message(model, capsys):

@@ -65,11 +65,11 @@ def lines(act, **console):
 
 def test_the_full_line():
     header, line = lines(lambda view: view.step(make_step()))
-    words = "step kind predicted blocks prompt cached generated fast-fwd prefill decode tok/s FLOPs"
+    words = "step kind predicted blocks skips prompt cached generated fast-fwd prefill decode tok/s FLOPs"
     assert " ".join(header.split()) == words
     assert line.split("  ")[0].strip() == ""
     for part in (
-        "1 tool call ✓ tool call ■■■■■■■■········■■■■■■■■",
+        "1 tool call ✓ tool call ■■■■■■■■········■■■■■■■■   33%",
         "1834",
         "1700",
         "31",
@@ -151,7 +151,7 @@ def test_a_step_takes_one_line_at_any_width(width, num_blocks, encoding, tokens,
     assert all(cell_len(line) <= width for line in out)
 
 
-@pytest.mark.parametrize("width", [113, 97, 80, 58, 45, 40])
+@pytest.mark.parametrize("width", [119, 103, 80, 58, 46, 40])
 def test_the_strip_is_never_cut_where_it_fits(width):
     for narrower in (width, width + 5):
         assert "■■■■■■■■········■■■■■■■■" in lines(lambda view: view.step(make_step()), width=narrower)[1]
@@ -165,22 +165,23 @@ def test_a_strip_that_cannot_fit_becomes_a_count():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_long_call_takes_one_line_of_a_terminal(encoding):
-    call = {"name": "add_note", "arguments": {"text": "word " * 60}}
-    (line,) = lines(lambda view: view.calls([call]), width=60, encoding=encoding)
-    assert cell_len(line) <= 60
+def test_a_long_call_and_its_result_take_one_line_each_of_a_terminal(encoding):
+    text = "word " * 60
+    out = lines(lambda view: view.call("add_note", {"text": text}, text), width=60, encoding=encoding)
+    assert len(out) == 2
+    assert all(cell_len(line) <= 60 for line in out)
 
 
 def test_narrower_layouts_keep_the_most_important():
     def parts(width):
         return lines(lambda view: view.step(make_step()), width=width)[1]
 
-    assert "133 ms" in parts(97)
-    assert "133 ms" not in parts(96)
+    assert "133 ms" in parts(103)
+    assert "133 ms" not in parts(102)
     assert "402 ms" in parts(80)
     assert "1834" in parts(80)
-    assert "75" in parts(58)
-    assert "31" in parts(45)
+    assert "31" in parts(58)
+    assert "33%" in parts(46)
     assert parts(40).split()[-1] == "-22%"
 
 
@@ -192,7 +193,7 @@ def test_a_pipe_gets_the_full_line_without_control_characters():
         view.heading("a long task " * 30)
         with view.loading("loading"):
             view.step(make_step(num_blocks=80))
-        view.calls([{"name": "find_order", "arguments": {"text": "x" * 200}}])
+        view.call("find_order", {"text": "x" * 200}, "y" * 200)
         view.summary([make_step(num_blocks=80)])
 
     out = shown(act, width=40, terminal=False)
@@ -201,6 +202,7 @@ def test_a_pipe_gets_the_full_line_without_control_characters():
     assert "■" * 64 in out
     assert "133 ms" in out
     assert "x" * 200 in out
+    assert "y" * 200 in out
 
 
 def test_no_color_keeps_the_layout(monkeypatch):
@@ -256,7 +258,8 @@ def test_no_foreign_string_crashes_or_steers_the_terminal(text, terminal, width)
 
     def act(view):
         view.heading(text)
-        view.calls([{"name": text, "arguments": {text: text}}])
+        view.call(text, {text: text}, text)
+        view.remark(text)
         view.step(make_step(model=text))
         view.summary([make_step(model=text)])
         with view.loading(text):
@@ -277,42 +280,81 @@ def test_plain_changes_control_characters_only(text):
 
 
 def test_markup_is_shown_as_it_is():
-    out = "\n".join(
-        lines(
-            lambda view: (view.heading("[bold]a[/] :smile:"), view.calls([{"name": "[b]", "arguments": {"x": "[/]"}}]))
-        )
-    )
+    out = "\n".join(lines(lambda view: (view.heading("[bold]a[/] :smile:"), view.call("[b]", {"x": "[/]"}, "[dim]"))))
     assert "[bold]a[/] :smile:" in out
     assert '[b](x="[/]")' in out
+    assert "→ [dim]" in out
+
+
+# Calls.
+
+
+def test_a_call_is_followed_by_its_dimmed_result():
+    def act(view):
+        view.call("find_order", {"order_id": "A-9999", "n": 2}, '{"error": "no order A-9999"}')
+
+    call, result = shown(act).splitlines()
+    assert call.strip() == 'find_order(order_id="A-9999", n=2)'
+    assert re.fullmatch(r"\x1b\[2m +→ \{\"error\": \"no order A-9999\"\}\x1b\[0m", result)
+    assert '-> {"error"' in lines(act, encoding="ascii")[1]
+
+
+def test_a_remark_is_indented_wherever_it_breaks():
+    out = lines(lambda view: view.remark("a plan:\n" + "word " * 30), width=60)
+    assert len(out) > 3
+    assert all(line.startswith("      ") and cell_len(line) <= 60 for line in out)
 
 
 # The summary.
 
 
-def test_sums_by_kind_stand_in_the_same_columns():
+def test_sums_by_kind():
     steps = [
         make_step(),
         make_step(predicted_kind=StepKind.PLANNING),
-        make_step(kind=StepKind.PLANNING, predicted_kind=None, decode=VisitCounts(executed=270, skipped=30)),
+        make_step(
+            kind=StepKind.PLANNING,
+            predicted_kind=None,
+            decode=VisitCounts(executed=270, skipped=30),
+            flops_realised=1000,
+        ),
     ]
-    rule, header, calls, planning, total, conditions = lines(lambda view: view.summary(steps))
+    rule, header, calls, planning, total, *notes = lines(lambda view: view.summary(steps))
     assert set(rule) == {"─"}
-    assert header.startswith("steps kind")
-    assert calls.split()[:5] == ["2", "tool", "call", "1/2", "right"]
-    assert "skips 33%" in calls
-    assert "3668" in calls
-    assert "skips 10%" in planning
-    assert "right" not in planning
-    assert total.split()[:2] == ["3", "all"]
-    assert "5502" in total
-    assert "skips 26%" in total
-    assert calls.index("3668") == total.index("5502")
+    assert header.split()[:5] == ["steps", "kind", "predicted", "visits", "skipped"]
+    assert " ".join(calls.split()) == "2 tool call 1/2 right 33% -22% 268 62 24 266 ms 804 ms 13 ms"
+    assert " ".join(planning.split()) == "1 planning 10% 0% 134 31 12 133 ms 402 ms 13 ms"
+    assert " ".join(total.split()) == "3 all 1/2 right 26% -15% 402 93 36 400 ms 1206 ms 13 ms"
+    for column, value in (("visits skipped", "33%"), ("FLOPs", "-22%"), ("prefilled", "268"), ("per token", "13 ms")):
+        assert header.index(column) + len(column) == calls.index(value) + len(value)
     for word in ("tiny", "cpu", "float32", "gates", "generation"):
-        assert word in conditions
+        assert word in notes[-1]
+
+
+@pytest.mark.parametrize("width", [38, 50, 80, 120])
+def test_visits_and_flops_stand_side_by_side_at_every_width(width):
+    _, header, calls, *_ = lines(lambda view: view.summary([make_step()]), width=width)
+    assert "visits skipped FLOPs" in header
+    assert " ".join(calls.split()).startswith("1 tool call")
+    assert "33%  -22%" in calls
+
+
+def test_the_relation_of_visits_and_flops_is_explained_as_it_is():
+    def explained(**changes):
+        return " ".join(lines(lambda view: view.summary([make_step(**changes)]), width=1000)[3:])
+
+    assert "the prompt runs every block" in explained()
+    assert "fast-fwd" in explained()
+    in_sequence = explained(scope="sequence", prefill=VisitCounts(executed=160, skipped=80), fast_forwarded_tokens=0)
+    assert "visits skipped: of generated tokens" in in_sequence
+    assert "every block" not in in_sequence
+    assert "fast-fwd" not in in_sequence
 
 
 def test_one_kind_needs_no_total_and_no_steps_need_nothing():
-    assert len(lines(lambda view: view.summary([make_step()]))) == 4
+    out = lines(lambda view: view.summary([make_step()]), width=1000)
+    assert len(out) == 7
+    assert not any(line.startswith("    1 all") for line in out)
     assert lines(lambda view: view.summary([])) == []
 
 

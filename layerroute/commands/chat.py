@@ -6,11 +6,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
 from layerroute.commands.shared import (
+    FORGOTTEN,
     Recorder,
     add_model_arguments,
     chat_model,
-    print_answer,
+    is_full,
     print_document,
+    print_piece,
     read_lines,
     show_error,
 )
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from langchain_layerroute import LayerRouteChatModel
 
 HELP = "talk to the model"
+_EXPECTATIONS = (
+    "The embedded model was trained to use the demos' tools and can hardly converse: see `layerroute demo` for what "
+    "it can do, or name a larger model with --model."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,15 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Hold the conversation."""
-    from langchain_core.messages import HumanMessage, SystemMessage
-
     from layerroute.errors import RequestError
 
     if args.json and args.message is None:
         raise RequestError("--json prints one document for one message: give --message")
-    model = chat_model(args)
     recorder = Recorder(args)
-    messages: list[BaseMessage] = [SystemMessage(args.system)] if args.system else []
+    with recorder.view.loading("starting"):
+        from langchain_core.messages import HumanMessage, SystemMessage
+
+        model = chat_model(args)
+    if args.model == "embedded":
+        recorder.view.remark(_EXPECTATIONS)
+    system: list[BaseMessage] = [SystemMessage(args.system)] if args.system else []
+    messages = [*system]
     asked: Iterable[str] = read_lines(recorder, "you> ") if args.message is None else [args.message]
     for text in asked:
         recorder.task = text
@@ -49,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
         except Exception as error:
             if not (args.message is None and show_error(error)):  # a conversation goes on after a failed message
                 raise
+            if is_full(error):
+                messages = [*system]
+                recorder.view.remark(FORGOTTEN)
             continue
         messages += [HumanMessage(text), answer]
         recorder.check()
@@ -78,8 +91,8 @@ def _answer(
 
 def _shown(first: "AIMessageChunk", rest: "Iterator[AIMessageChunk]") -> "Iterator[AIMessageChunk]":
     """Print an answer while it is made; yields what comes after its first chunk."""
-    print_answer(str(first.text), end="")
+    print_piece(str(first.text))
     for chunk in rest:
-        print_answer(str(chunk.text), end="")
+        print_piece(str(chunk.text))
         yield chunk
-    print_answer("")
+    print_piece("\n")

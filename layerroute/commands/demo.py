@@ -8,9 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from layerroute.commands.shared import (
+    FORGOTTEN,
     Recorder,
     add_model_arguments,
     chat_model,
+    is_full,
     print_answer,
     print_document,
     read_lines,
@@ -33,20 +35,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the tasks; 0, or 1 if the agent did not finish one of them."""
-    from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, FrontDesk
     from layerroute.errors import RequestError
 
     if args.interactive and args.json:
         raise RequestError("--json prints one document for given tasks: use it with --task, not with --interactive")
     recorder = Recorder(args)
+    with recorder.view.loading("starting"):
+        from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, FrontDesk
+
+        desk = FrontDesk(chat_model(args))
     runs = []
-    with FrontDesk(chat_model(args)) as desk:
+    with desk:
         for task in read_lines(recorder, "task> ") if args.interactive else args.task or DEFAULT_TASKS:
             try:
                 runs.append(_carry_out(desk, task, recorder, args.interactive))
             except Exception as error:
                 if not (args.interactive and show_error(error)):  # a conversation goes on after a failed task
                     raise
+                if is_full(error):
+                    desk.forget()
+                    recorder.view.remark(FORGOTTEN)
                 continue
             if not args.json:
                 print_answer(runs[-1].answer)
@@ -64,6 +72,4 @@ def _carry_out(desk: "FrontDesk", task: str, recorder: Recorder, is_interactive:
     if not (is_interactive and sys.stdin.isatty()):  # otherwise it stands there as it was typed
         recorder.view.heading(task)
     with recorder.view.loading("working" if recorder.steps else "loading the model"):
-        done = desk.run(task, on_step=recorder.step, keep_history=is_interactive)
-    recorder.view.calls(done.tool_calls)
-    return done
+        return desk.run(task, recorder.step, recorder.view.call, keep_history=is_interactive)

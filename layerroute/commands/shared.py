@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.text import Text
 
 from layerroute.console import RunView, plain
-from layerroute.errors import LayerRouteError
+from layerroute.errors import ContextWindowError, LayerRouteError
 from layerroute.ledger import append, new_run_id
 from layerroute.report import StepReport
 
 if TYPE_CHECKING:
     from langchain_layerroute import LayerRouteChatModel
+
+FORGOTTEN = "What was said so far is forgotten: the next line starts a new conversation."
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +101,11 @@ def show_error(error: Exception) -> bool:
     return is_ours or is_missing_extra
 
 
+def is_full(error: Exception) -> bool:
+    """Tell whether a conversation failed because it has outgrown the context window."""
+    return isinstance(error, ContextWindowError) or isinstance(error.__cause__, ContextWindowError)
+
+
 def read_lines(recorder: Recorder, prompt: str) -> Iterator[str]:
     """Read lines that are not blank from stdin until its end, prompting on stderr if a person types them."""
     while True:
@@ -112,9 +119,17 @@ def read_lines(recorder: Recorder, prompt: str) -> Iterator[str]:
             yield line
 
 
-def print_answer(text: str, end: str = "\n") -> None:
-    """Print an answer, or a piece of one, on stdout at once; what is foreign in it cannot steer a terminal."""
-    print(plain(text) if sys.stdout.isatty() else text, end=end, flush=True)
+def print_answer(text: str) -> None:
+    """Print a whole answer on stdout; a terminal gets it broken between words, and nothing that could steer it."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(Text(plain(text)))
+    else:
+        print(text, flush=True)
+
+
+def print_piece(text: str) -> None:
+    """Print a piece of an answer on stdout at once; what is foreign in it cannot steer a terminal."""
+    print(plain(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def print_document(document: dict[str, Any]) -> None:

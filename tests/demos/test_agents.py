@@ -79,6 +79,19 @@ def test_every_step_is_reported_as_it_ends():
     assert [step.kind for step in run.steps] == [StepKind.TOOL_CALL, StepKind.PLANNING]
 
 
+def test_calls_are_shown_with_their_results_between_the_steps():
+    seen = []
+    model = ScriptedChat(script=[[LOOK, call("fly")], "No.", [CANCEL], "Cancelled."])
+    with FrontDesk(model) as desk:
+        for task in ("Where is A-1042?", "Cancel it."):
+            desk.run(task, lambda step: seen.append(step.kind), lambda *made: seen.append(made), keep_history=True)
+    names = [str(item) if isinstance(item, StepKind) else item[0] for item in seen]
+    assert names == ["tool_call", "find_order", "fly", "planning", "tool_call", "update_order", "planning"]
+    assert [item[1] for item in seen if isinstance(item, tuple)] == [LOOK["arguments"], {}, CANCEL["arguments"]]
+    assert json.loads(seen[1][2])["item"] == "desk lamp"
+    assert "fly is not a valid tool" in seen[2][2]
+
+
 def test_unknown_tools_and_bad_arguments_come_back_to_the_model():
     model = ScriptedChat(script=[[call("fly")], [call("find_order", order="x")], "I cannot do that."])
     with FrontDesk(model) as desk:
@@ -154,6 +167,46 @@ def test_front_desk_demo_prints_one_document(demo, capsys):
     assert err == ""
 
 
+def test_several_tasks_of_a_demo_print_one_document(demo, capsys):
+    arguments = ["--task", "a", "--task", "b", "--json"]
+    assert demo("front_desk").main(arguments, ScriptedChat(script=["one", "two"])) == 0
+    assert [document["answer"] for document in json.loads(capsys.readouterr().out)["tasks"]] == ["one", "two"]
+
+
+def test_the_questions_to_the_analyst_are_one_conversation(demo, capsys):
+    model = ScriptedChat(script=["one", "two", "three", "four", "five"])
+    assert demo("analyst").main([], model) == 0
+    assert capsys.readouterr().out == "one\ntwo\nthree\nfour\nfive\n"
+    assert [len(prompt) for prompt in model.prompts] == [2, 4, 6, 8, 10]
+
+
+def test_planner_shows_the_plan_and_what_came_of_each_step_on_stderr(demo, capsys):
+    model = ScriptedChat(script=["1. Look up order A-1042.", [LOOK], "It is shipped.", "Done: shipped."])
+    assert demo("planner").main(["--task", "Where is A-1042?"], model) == 0
+    out, err = capsys.readouterr()
+    assert out == "Done: shipped.\n"
+    shown = [
+        "Where is",
+        "1. Look up",
+        "\n1. Look up",
+        "find_order(",
+        "desk lamp",
+        "It is shipped.",
+        "Sum up",
+        "steps kind",
+    ]
+    assert [err.index(part) for part in shown] == sorted(err.index(part) for part in shown)
+
+
+def test_planner_plans_every_task_by_itself(demo, capsys):
+    script = ["1. Look it up.", [LOOK], "It is shipped.", "Done."]
+    model = ScriptedChat(script=script * 2)
+    assert demo("planner").main(["--task", "a", "--task", "b", "--json"], model) == 0
+    assert [len(prompt) for prompt in model.prompts] == [2, 2, 4, 4] * 2
+    documents = json.loads(capsys.readouterr().out)["tasks"]
+    assert [len(document["steps"]) for document in documents] == [4, 4]
+
+
 def test_front_desk_demo_answers_on_stdout_and_reports_on_stderr(demo, capsys):
     model = ScriptedChat(script=[[LOOK], "It is [bold]shipped[/bold]."])
     assert demo("front_desk").main(["--task", "Where is A-1042?"], model) == 0
@@ -163,7 +216,7 @@ def test_front_desk_demo_answers_on_stdout_and_reports_on_stderr(demo, capsys):
 
 
 def test_a_demo_that_did_not_finish_says_so_with_its_exit_code(demo, capsys):
-    assert demo("front_desk").main(["--json"], ScriptedChat(script=[[LOOK]])) == 1
+    assert demo("front_desk").main(["--task", "loop", "--json"], ScriptedChat(script=[[LOOK]])) == 1
     assert "no answer" in json.loads(capsys.readouterr().out)["answer"]
 
 

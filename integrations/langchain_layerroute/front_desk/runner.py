@@ -1,11 +1,11 @@
 """One task through a tool-using agent: the answer, the calls that led to it, and the report of every step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 
@@ -14,6 +14,7 @@ from layerroute.errors import RequestError
 from layerroute.report import StepReport
 
 OnStep = Callable[[StepReport], None]
+OnCall = Callable[[str, dict[str, Any], str], None]
 
 MAX_STEPS = 8
 """Most model calls that one task may take."""
@@ -61,12 +62,15 @@ class ToolAgent:
         self._agent = create_agent(model, tools=list(tools), system_prompt=system_prompt)
         self._history: list[AnyMessage] = []
 
-    def run(self, task: str, on_step: OnStep | None = None, *, keep_history: bool = False) -> DemoRun:
+    def run(
+        self, task: str, on_step: OnStep | None = None, on_call: OnCall | None = None, *, keep_history: bool = False
+    ) -> DemoRun:
         """Carry out a task.
 
         Args:
             task: plain words.
             on_step: is handed each step's report as soon as the step is over.
+            on_call: is handed name, arguments and result of each call, once the calls of its step are carried out.
             keep_history: continue the conversation of the earlier tasks that were run so. A task without an answer
                 is not kept.
 
@@ -80,7 +84,7 @@ class ToolAgent:
         reports = ComputeReportHandler(on_step)
         # One worker, so that several calls of one step are carried out in the order of the answer.
         config = RunnableConfig(callbacks=[reports], recursion_limit=2 * MAX_STEPS, max_concurrency=1)
-        messages, finished = self._messages([*earlier, HumanMessage(task)], config)
+        messages, finished = self._messages([*earlier, HumanMessage(task)], config, on_call)
         calls = _tool_calls(messages[len(earlier) :])
         if not finished:
             error = f"no answer after {MAX_STEPS} steps"
@@ -93,16 +97,31 @@ class ToolAgent:
         """Start a new conversation."""
         self._history = []
 
-    def _messages(self, messages: list[AnyMessage], config: RunnableConfig) -> tuple[list[AnyMessage], bool]:
+    def _messages(
+        self, messages: list[AnyMessage], config: RunnableConfig, on_call: OnCall | None
+    ) -> tuple[list[AnyMessage], bool]:
         """Run the agent; return all messages, and whether it came to an end by itself."""
         from langgraph.errors import GraphRecursionError
 
         try:
             for state in self._agent.stream({"messages": messages}, config, stream_mode="values"):
+                new = state["messages"][len(messages) :]
                 messages = state["messages"]
+                if on_call is not None:
+                    for name, arguments, result in _results(messages, new):
+                        on_call(name, arguments, result)
         except GraphRecursionError:
             return messages, False
         return messages, True
+
+
+def _results(messages: Sequence[AnyMessage], new: Sequence[AnyMessage]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Name, arguments and result of the calls whose results are among the new messages."""
+    asked = {call["id"]: call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls}
+    for message in new:
+        if isinstance(message, ToolMessage):
+            call = asked[message.tool_call_id]
+            yield call["name"], call["args"], str(message.text)
 
 
 def _tool_calls(messages: Sequence[AnyMessage]) -> list[dict[str, Any]]:
