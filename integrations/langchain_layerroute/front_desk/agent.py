@@ -12,14 +12,14 @@ from langchain_layerroute.front_desk.tools import FrontDeskTools
 __all__ = ["DEFAULT_TASKS", "DemoRun", "FrontDesk"]
 
 DEFAULT_TASKS: tuple[str, ...] = (
-    "Look up order A-1066 and mark it as shipped.",
-    "What's the weather in Oslo today and in Lisbon tomorrow?",
-    "Add 140 and 65, then convert the result from euros to US dollars.",
-    "Who placed order A-1042? List all orders of that customer.",
-    'Search my notes for parking and save a note saying "ask about the parking permits".',
-    'Convert 18 km to miles, show my calendar for tomorrow, and add "Piano lesson" tomorrow at 17:30.',
+    "Find order A-1101, then list all orders of its customer.",
+    "Multiply 189 by 6, then convert the result from euros to Norwegian kroner.",
+    'How is the weather in Bergen tomorrow? Put "Buy umbrella" on my calendar for tomorrow at 08:15.',
+    "List the orders of Li Wei, then mark A-1008 as shipped.",
+    "What do my notes say about the printer, and what is on my calendar on 2026-11-24?",
+    'Convert 42 km to miles and save a note saying "marathon training on Sunday".',
 )
-"""What `layerroute demo` asks: each task takes one to three calls, together they use all eleven tools."""
+"""What `layerroute demo` asks: each task takes two calls; together they use all eleven tools."""
 
 
 class FrontDesk(ToolAgent):
