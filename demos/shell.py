@@ -1,7 +1,6 @@
 """What the demo scripts share: their options, the model, and the terminal view. Not a demo itself."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from langchain_layerroute import LayerRouteChatModel
 from langchain_layerroute.front_desk.runner import DemoRun
-from layerroute.commands.shared import print_answer
+from layerroute.commands.shared import escape_what_streams_cannot_spell, print_answer, print_document
 from layerroute.console import RunView
 from layerroute.errors import LayerRouteError
 
@@ -41,6 +40,7 @@ def present(options: argparse.Namespace, carry_out: Callable[[str, RunView], Dem
     Returns:
         0, or 1 if the agent did not finish one of them.
     """
+    escape_what_streams_cannot_spell()
     console = Console(stderr=True, quiet=options.json)
     view = RunView(console)
     runs: list[DemoRun] = []
@@ -57,6 +57,6 @@ def present(options: argparse.Namespace, carry_out: Callable[[str, RunView], Dem
         return 1
     if options.json:
         documents = [run.document() for run in runs]
-        print(json.dumps(documents[0] if len(documents) == 1 else {"tasks": documents}, ensure_ascii=False))
+        print_document(documents[0] if len(documents) == 1 else {"tasks": documents})
     view.summary([step for run in runs for step in run.steps])
     return 1 if any(run.error for run in runs) else 0

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from layerroute.commands import bench, chat, demo, report, version
-from layerroute.commands.shared import show_error
+from layerroute.commands.shared import escape_what_streams_cannot_spell, show_error
 
 COMMANDS = {"demo": demo, "chat": chat, "report": report, "bench": bench, "version": version}
 """Each module has `HELP`, `add_arguments(parser)` and `run(args) -> exit code`."""
@@ -31,9 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # an answer the terminal cannot spell is escaped, not a crash
-            stream.reconfigure(errors="backslashreplace")
+    escape_what_streams_cannot_spell()
     args = build_parser().parse_args(arguments)
     try:
         code: int = args.run(args)

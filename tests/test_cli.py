@@ -208,6 +208,16 @@ def test_interactive_is_one_conversation(desk, capsys, monkeypatch):
     assert capsys.readouterr().out == "answer to first\nanswer to second\n"
 
 
+def test_what_follows_the_last_prompt_starts_a_new_line(desk, capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("first\n"))
+    assert main(["demo", "--interactive"]) == 0
+    assert "task> \n─" in capsys.readouterr().err
+
+
 def test_a_failed_task_does_not_end_the_conversation(desk, capsys, monkeypatch):
     fail_with(monkeypatch, DeviceError("no CUDA here"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("first\nsecond\n"))

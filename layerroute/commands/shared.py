@@ -114,6 +114,8 @@ def read_lines(recorder: Recorder, prompt: str) -> Iterator[str]:
         try:
             line = input()
         except EOFError:
+            if sys.stdin.isatty():
+                recorder.console.print()  # what follows does not stand behind the prompt
             return
         if line.strip():
             yield line
@@ -130,6 +132,13 @@ def print_answer(text: str) -> None:
 def print_piece(text: str) -> None:
     """Print a piece of an answer on stdout at once; what is foreign in it cannot steer a terminal."""
     print(plain(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
+def escape_what_streams_cannot_spell() -> None:
+    """Let an answer that stdout or stderr has no letters for be escaped instead of crash."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_document(document: dict[str, Any]) -> None:

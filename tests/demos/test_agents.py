@@ -1,6 +1,7 @@
 """The agents over a scripted model: what they ask it, what they carry out, what they report."""
 
 import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
@@ -165,6 +166,16 @@ def test_front_desk_demo_prints_one_document(demo, capsys):
     assert document["tool_calls"] == [LOOK]
     assert [step["kind"] for step in document["steps"]] == ["tool_call", "planning"]
     assert err == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_demo_answers_in_every_encoding(demo, monkeypatch, options):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert demo("front_desk").main(["--task", "a", *options], ScriptedChat(script=["3 °C"])) == 0
+    sys.stdout.flush()
+    out = raw.getvalue().decode()
+    assert (json.loads(out)["answer"] == "3 °C") if options else (out == "3 \\xb0C\n")
 
 
 def test_several_tasks_of_a_demo_print_one_document(demo, capsys):
