@@ -260,6 +260,7 @@ def test_planner_alternates_plans_and_calls(demo, capsys):
     assert kinds == ["planning", "tool_call", "planning", "tool_call", "planning", "planning"]
     assert [type(message) for message in model.prompts[0]] == [SystemMessage, HumanMessage]
     assert model.prompts[1][-1].content == "Look up order A-1042."
+    assert len(model.prompts[3]) == 6, "the second step of the plan continues the conversation of the first"
     summary = model.prompts[-1]
     assert [message.content for message in summary[:2]] == [message.content for message in model.prompts[0]]
     assert summary[-1].content == "Results:\n1. It is shipped.\n2. Light rain.\nSum up briefly."
