@@ -13,7 +13,7 @@ import torch
 from layerroute.backbone.config import BackboneConfig, read_config, resolve_checkpoint
 from layerroute.backbone.kv_cache import visits_of
 from layerroute.backbone.model import Backbone
-from layerroute.backbone.stepper import Stepper, select_stepper
+from layerroute.backbone.stepper import Stepper, make_stepper, select_stepper
 from layerroute.backbone.weights import load_weights, random_weights
 from layerroute.errors import RequestError
 from layerroute.flops import decode_step_bytes
@@ -99,11 +99,14 @@ def run(
     dtype: str = "auto",
     context: int = 512,
     steps: int = 200,
+    backend: str = "auto",
 ) -> DecodeBenchmark:
     """Time decode steps of a checkpoint, or of a named shape with random weights.
 
+    `backend` is "auto" for the one that the engine would use, or the name of one.
+
     Raises:
-        RequestError: an unknown shape, or a context that leaves no room.
+        RequestError: an unknown shape, a context that leaves no room, or a backend that is unknown or cannot serve.
         BackboneError: the model cannot be found or read.
     """
     from layerroute.engine.loading import resolve_device, resolve_dtype
@@ -122,7 +125,7 @@ def run(
     if context + steps >= config.max_positions:
         raise RequestError(f"context {context} and {steps} steps exceed the window of {config.max_positions}")
     backbone = Backbone(config, weights)
-    stepper = select_stepper(backbone)
+    stepper = select_stepper(backbone) if backend == "auto" else make_stepper(backbone, backend)
     samples = _time_programs(backbone, stepper, _programs(config.num_blocks), context, steps)
     return _summarise(model, backbone, stepper, context, steps, samples)
 

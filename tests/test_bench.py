@@ -50,3 +50,11 @@ def test_what_cannot_be_timed_is_refused(folder):
         benchmark.run(str(folder), context=250, steps=10)
     with pytest.raises(RequestError, match=r"Qwen2\.5-7B"):
         benchmark.run(shape="Qwen9")
+    with pytest.raises(RequestError, match="unknown backend 'warp': use 'auto', 'triton', 'graph' or 'eager'"):
+        benchmark.run(str(folder), context=20, steps=4, backend="warp")
+    with pytest.raises(RequestError, match="the device is cpu"):
+        benchmark.run(str(folder), context=20, steps=4, backend="graph")
+
+
+def test_the_backend_asked_for_is_timed(folder):
+    assert benchmark.run(str(folder), context=20, steps=4, backend="eager").backend_reason == "asked for by name"

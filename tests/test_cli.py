@@ -25,7 +25,7 @@ SURFACE = {
     "demo": {"--task", "--interactive", *MODEL_OPTIONS},
     "chat": {"--message", "--system", *MODEL_OPTIONS},
     "report": {"FILE", "--json"},
-    "bench": {"--model", "--shape", "--device", "--dtype", "--context", "--steps", "--json"},
+    "bench": {"--model", "--shape", "--device", "--dtype", "--context", "--steps", "--backend", "--json"},
     "version": {"--json"},
 }
 

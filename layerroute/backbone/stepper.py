@@ -6,8 +6,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from layerroute.backbone.kv_cache import KVCache, Visit
+from layerroute.backbone.kv_cache import KVCache, Visit, visits_of
 from layerroute.backbone.model import Backbone
+from layerroute.errors import RequestError
+from layerroute.program import LayerProgram
+
+MAX_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+"""Relative difference of a fast backend's logits from the eager ones, in norm, from which on it is not used."""
 
 
 class Stepper(Protocol):
@@ -17,7 +22,10 @@ class Stepper(Protocol):
     reason: str
 
     def step(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> Tensor:
-        """Feed tokens at positions `start..`; return the logits [V] after the last, on the backbone's device."""
+        """Feed tokens at positions `start..`; return the logits [V] after the last, on the backbone's device.
+
+        The logits are float32 or of the backbone's dtype, and valid until the next step, which may reuse their memory.
+        """
         ...
 
 
@@ -38,9 +46,84 @@ class EagerStepper:
 
 
 def select_stepper(backbone: Backbone) -> Stepper:
-    """The fastest backend that serves this device."""
-    if backbone.device.type == "cuda":
-        from layerroute.backbone.cuda_graph import GraphStepper
+    """The fastest backend that serves this device; its `reason` also says which faster ones were left, and why."""
+    left: list[str] = []
+    for name in _fast_backends(backbone.device):
+        try:
+            stepper = make_stepper(backbone, name)
+        except RequestError as error:
+            left.append(str(error))
+        else:
+            stepper.reason = "; ".join([stepper.reason, *left])
+            return stepper
+    return EagerStepper(backbone, "; ".join(left) or f"the device is {backbone.device.type}")
 
-        return GraphStepper(backbone)
-    return EagerStepper(backbone, f"the device is {backbone.device.type}")
+
+def make_stepper(backbone: Backbone, name: str) -> Stepper:
+    """A backend by its name, tried out on two steps, so that one that cannot work is found here and not in an answer.
+
+    Raises:
+        RequestError: an unknown name, or a backend that cannot serve this backbone, with the reason.
+    """
+    if name == "eager":
+        return EagerStepper(backbone, "asked for by name")
+    if name not in ("triton", "graph"):
+        raise RequestError(f"unknown backend {name!r}: use 'auto', 'triton', 'graph' or 'eager'")
+    why_not = _why_not(backbone, name)
+    if why_not is not None:
+        raise RequestError(f"the {name} backend cannot serve: {why_not}")
+    executed = list(backbone.executed_L)
+    try:
+        stepper = _construct(backbone, name)
+        difference = _trial(backbone, stepper)
+    except Exception as error:  # a compiler, driver or launch error of any kind: another backend can still serve
+        first_line = (str(error).splitlines() or [""])[0][:200]
+        raise RequestError(f"the {name} backend failed its trial: {type(error).__name__}: {first_line}") from error
+    finally:
+        backbone.executed_L[:] = executed  # a trial is no work that a report may count
+    bound = MAX_DIFFERENCE[backbone.dtype]
+    if not difference <= bound:  # also not a number
+        raise RequestError(
+            f"the {name} backend failed its trial: logits differ from the eager ones by {difference:.1e}, "
+            f"more than {bound:.0e}"
+        )
+    return stepper
+
+
+def _fast_backends(device: torch.device) -> tuple[str, ...]:
+    return ("triton", "graph") if device.type == "cuda" else ()
+
+
+def _why_not(backbone: Backbone, name: str) -> str | None:
+    from layerroute.backbone import triton_step
+
+    if name == "triton":
+        return triton_step.why_not(backbone.config, backbone.dtype, backbone.device)
+    return None if backbone.device.type == "cuda" else f"the device is {backbone.device.type}, not a CUDA GPU"
+
+
+def _construct(backbone: Backbone, name: str) -> Stepper:
+    from layerroute.backbone.cuda_graph import GraphStepper
+    from layerroute.backbone.triton_step import TritonStepper
+
+    return TritonStepper(backbone) if name == "triton" else GraphStepper(backbone)
+
+
+@torch.inference_mode()
+def _trial(backbone: Backbone, stepper: Stepper) -> float:
+    """Largest relative difference of a stepper's logits from the eager ones over two steps after a short prompt.
+
+    The second step replays what the first compiled and captured.
+    """
+    num_blocks = backbone.config.num_blocks
+    visits = visits_of(LayerProgram.identity(num_blocks), "generation")
+    theirs, ours = backbone.new_cache(num_blocks, 16), backbone.new_cache(num_blocks, 16)
+    eager = EagerStepper(backbone, "the reference")
+    for cache in (theirs, ours):
+        eager.step(range(1, 9), 0, visits, cache)
+    differences = []
+    for position, token in ((8, 11), (9, 2)):
+        logits_V = stepper.step([token], position, visits, theirs).double()
+        expected_V = eager.step([token], position, visits, ours).double()
+        differences.append(float((logits_V - expected_V).norm() / expected_V.norm()))
+    return max(differences, key=lambda difference: (difference != difference, difference))

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help='"auto", "float32", "bfloat16" or "float16"')
     parser.add_argument("--context", type=int, default=512, help="cached tokens before the step")
     parser.add_argument("--steps", type=int, default=200, help="timed steps per program")
+    parser.add_argument("--backend", default="auto", help='"auto", "triton", "graph" or "eager"')
     parser.add_argument("--json", action="store_true", help="print the JSON document alone")
 
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console(stderr=True, quiet=args.json)
     with console.status("timing decode steps"):
-        result = benchmark.run(args.model, args.shape, args.device, args.dtype, args.context, args.steps)
+        result = benchmark.run(args.model, args.shape, args.device, args.dtype, args.context, args.steps, args.backend)
     console.print(_card(result))
     console.print(_table(result))
     print(json.dumps(result.to_dict()))
