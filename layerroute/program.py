@@ -32,9 +32,7 @@ class LayerProgram:
             raise ProgramError(f"a backbone needs at least one block, not {self.num_blocks}")
         for block in self.blocks:
             if not 0 <= block < self.num_blocks:
-                raise ProgramError(
-                    f"block {block} does not exist: this backbone has blocks 0 to {self.num_blocks - 1}"
-                )
+                raise ProgramError(f"block {block} does not exist: this backbone has blocks 0 to {self.num_blocks - 1}")
 
     @classmethod
     def identity(cls, num_blocks: int) -> "LayerProgram":
