@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
+from step_reports import make_step
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, DemoRun
 from layerroute import __version__, ledger
 from layerroute.cli import build_parser, main
 from layerroute.errors import ContextWindowError, DeviceError
-from layerroute.report import StepKind, StepReport, Timings, VisitCounts
+from layerroute.report import StepKind, StepReport
 
 MODEL_OPTIONS = {"--model", "--adapter", "--device", "--router", "--program", "--scope", "--ledger", "--json"}
 SURFACE = {
@@ -28,37 +29,6 @@ SURFACE = {
     "bench": {"--model", "--shape", "--device", "--dtype", "--context", "--steps", "--backend", "--json"},
     "version": {"--json"},
 }
-
-
-def make_step(**changes):
-    fields = {
-        "model": "tiny",
-        "device": "cpu",
-        "dtype": "float32",
-        "backend": "eager",
-        "router": "gates",
-        "reason": "expects tool call",
-        "scope": "generation",
-        "kind": StepKind.TOOL_CALL,
-        "num_blocks": 4,
-        "program": "0-2",
-        "nominal_program": "0-2",
-        "visits_per_block": (1, 1, 1, 0),
-        "prefill": VisitCounts(executed=40),
-        "decode": VisitCounts(executed=27, skipped=9),
-        "prompt_tokens": 10,
-        "cached_tokens": 0,
-        "generated_tokens": 10,
-        "fast_forwarded_tokens": 0,
-        "decode_steps": 9,
-        "flops_full": 1000,
-        "flops_realised": 900,
-        "bytes_full": 1000,
-        "bytes_realised": 900,
-        "milliseconds": Timings(prefill=1.0, decode=2.0),
-        "finish_reason": "tool_calls",
-    }
-    return StepReport(**(fields | changes))
 
 
 CALL = {"name": "find_order", "arguments": {"order_id": "A-1042"}}

@@ -4,13 +4,14 @@ import io
 import re
 
 import pytest
+import step_reports
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
 from layerroute.console import RunView, plain
-from layerroute.report import StepKind, StepReport, Timings, VisitCounts
+from layerroute.report import StepKind, Timings, VisitCounts
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -18,15 +19,6 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 def make_step(num_blocks=24, skipped=range(8, 16), looped=(), **changes):
     visits = [0 if block in skipped else 2 if block in looped else 1 for block in range(num_blocks)]
     fields = {
-        "model": "tiny",
-        "device": "cpu",
-        "dtype": "float32",
-        "backend": "eager",
-        "router": "gates",
-        "reason": "expects tool call",
-        "scope": "generation",
-        "kind": StepKind.TOOL_CALL,
-        "predicted_kind": StepKind.TOOL_CALL,
         "num_blocks": num_blocks,
         "program": "0-7,16-23",
         "nominal_program": "0-7,16-23",
@@ -38,14 +30,10 @@ def make_step(num_blocks=24, skipped=range(8, 16), looped=(), **changes):
         "generated_tokens": 31,
         "fast_forwarded_tokens": 12,
         "decode_steps": 18,
-        "flops_full": 1000,
         "flops_realised": 780,
-        "bytes_full": 1000,
-        "bytes_realised": 900,
         "milliseconds": Timings(prefill=133.2, decode=402.1),
-        "finish_reason": "tool_calls",
     }
-    return StepReport(**(fields | changes))
+    return step_reports.make_step(**(fields | changes))
 
 
 def shown(act, width=120, terminal=True, encoding="utf-8", **console):
