@@ -38,7 +38,11 @@ ALL_OF_LAYERROUTE = """
 import importlib, pkgutil, layerroute
 for module in pkgutil.walk_packages(layerroute.__path__, "layerroute."):
     if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if error.name != "triton":  # the GPU kernels; whoever imports them looks for Triton first
+                raise
 """
 
 
