@@ -23,7 +23,7 @@ from layerroute.backbone.config import BackboneConfig, read_config, resolve_chec
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.generation import Generation
 from layerroute.engine.loading import default_bundle, end_ids_of, load_backbone, resolve_device, resolve_dtype
-from layerroute.engine.request import GenerationRequest
+from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, GenerationRequest
 from layerroute.engine.runner import Runner, Vocabulary
 from layerroute.errors import BackboneError, ContextWindowError, GenerationCancelledError, RequestError
 
@@ -141,7 +141,7 @@ class Engine:
         backbone, stepper = load_backbone(self.folder, self.backbone_config, device, dtype, bundle)
         ids = self.tokenizer.get_vocab()
         vocabulary = Vocabulary(
-            end_ids_of(self.folder, self.tokenizer), ids.get("<tool_call>"), ids.get("</tool_call>")
+            end_ids_of(self.folder, self.tokenizer), ids.get(TOOL_CALL_OPEN), ids.get(TOOL_CALL_CLOSE)
         )
         return Runner(
             self.model_name,
