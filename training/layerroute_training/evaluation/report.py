@@ -209,7 +209,9 @@ class FreeRunningScore(_Frozen):
         task: "tool_call" or "gsm8k"; group: of the steps (or `ALL`).
         condition: "routed", "full", "bare" or the name of a baseline; grammar: whether calls were constrained.
         steps: how many were generated.
-        exact_match: share right; argument_f1: mean F1 of arguments (tool calls); skip: realised, of generated tokens.
+        exact_match: share right; skip: realised, of generated tokens.
+        function_match, argument_f1, calls: of tool calls, as in `tool_calls`: share with the right function names, F1
+            of arguments over all steps together, share that calls a tool at all.
         difference: exact match minus that of full depth with the same grammar, paired; None at full depth.
     """
 
@@ -219,7 +221,9 @@ class FreeRunningScore(_Frozen):
     grammar: bool
     steps: int
     exact_match: Interval
+    function_match: Interval | None = None
     argument_f1: Interval | None = None
+    calls: Interval | None = None
     skip: float
     difference: Interval | None = None
 
@@ -228,7 +232,8 @@ class FreeRunning(_Frozen):
     """What the model writes by itself, greedily.
 
     Attributes:
-        max_tokens: limit per answer; seed: of the choice of steps; notes: what was left out, and why.
+        max_tokens: most tokens per answer, beside a limit by the reference's length; seed: of the choice of steps;
+            notes: what was left out, and why.
     """
 
     max_tokens: int
