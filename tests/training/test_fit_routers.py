@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def groups(data):
-    return read_documents(data, "train")
+    return read_documents(data, "backbone")
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 from layerroute_training.embedded import prepare as module
 from layerroute_training.embedded.batches import read_documents
 from layerroute_training.embedded.conversations import generate
-from layerroute_training.embedded.prepare import prepare
-from layerroute_training.rows import ConversationEncoder, row_files
+from layerroute_training.embedded.prepare import PARTS, prepare
+from layerroute_training.rows import ConversationEncoder, Part, part_of, row_files
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
@@ -41,8 +41,8 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def documents(folder: Path, group: str, split: Any) -> list[list[int]]:
-    (one,) = [one for one in read_documents(folder, split) if one.name == group]
+def documents(folder: Path, group: str, part: Part) -> list[list[int]]:
+    (one,) = [one for one in read_documents(folder, part) if one.name == group]
     return [one.tokens[start:end].tolist() for start, end in pairwise(one.offsets)]
 
 
@@ -53,16 +53,17 @@ def test_files_hold_the_documents_of_the_index(data_folder: Path, tmp_path: Path
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     encoder = ConversationEncoder(tokenizer)
     rows = list(generate("everyday_tools", 0, 40, seed=9))
-    for split in ("train", "dev"):
-        expected = [[*encoder.encode(row), index["end_of_text"]] for row in rows if row.split == split]
-        assert documents(out, "toolcall", split) == expected
+    assert {part_of(row) for row in rows} >= {"backbone", "fit"}
+    for part in PARTS:
+        expected = [[*encoder.encode(row), index["end_of_text"]] for row in rows if part_of(row) == part]
+        assert documents(out, "toolcall", part) == expected
         for group in module.GROUPS:
-            entry = index["groups"][group][split]
-            parts = documents(out, group, split)
-            assert sum(source["documents"] for source in entry["sources"]) == len(parts)
-            assert sum(source["tokens"] for source in entry["sources"]) == entry["tokens"] == sum(map(len, parts))
-            assert all(part[-1] == index["end_of_text"] and index["end_of_text"] not in part[:-1] for part in parts)
-    general = [tokenizer.decode(part[:-1]) for split in ("train", "dev") for part in documents(out, "general", split)]
+            entry = index["groups"][group][part]
+            found = documents(out, group, part)
+            assert sum(source["documents"] for source in entry["sources"]) == len(found)
+            assert sum(source["tokens"] for source in entry["sources"]) == entry["tokens"] == sum(map(len, found))
+            assert all(ids[-1] == index["end_of_text"] and index["end_of_text"] not in ids[:-1] for ids in found)
+    general = [tokenizer.decode(ids[:-1]) for part in PARTS for ids in documents(out, "general", part)]
     assert len(general) == 60
     assert not any("never read" in text for text in general)
 
@@ -80,7 +81,7 @@ def test_one_group_again_leaves_the_others(data_folder: Path, tmp_path: Path) ->
 def test_two_processes_write_the_same_files(data_folder: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
         prepare(data_folder, tmp_path / str(processes), seed=9, generated_rows=30, processes=processes)
-    names = ["index.json", "train/generated.bin.xz", "train/toolcall.bin.xz", "tokenizer/tokenizer.json"]
+    names = ["index.json", "backbone/generated.bin.xz", "fit/toolcall.bin.xz", "tokenizer/tokenizer.json"]
     for name in names:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 

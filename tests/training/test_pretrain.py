@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from layerroute_training.embedded.batches import RowPacker, Span, SpanStream, pack_all, read_documents
 from layerroute_training.embedded.network import Network, dense_mask, flex_mask
 from layerroute_training.embedded.optim import Clock, orthogonalise, trapezoid
-from layerroute_training.embedded.pretrain import Pretraining, block_dropout
+from layerroute_training.embedded.pretrain import AnswerSkips, Depths, Pretraining, block_dropout, draw_depths
 from layerroute_training.embedded.recipe import TINY, main
 from layerroute_training.embedded.runtime import Journal, Runtime, choose_runtime, first_that_agrees
 
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def documents(data):
-    return {group.name: group for group in read_documents(data, "train")}
+    return {group.name: group for group in read_documents(data, "backbone")}
 
 
 def pretraining(data, folder):
@@ -34,7 +34,7 @@ def pretraining(data, folder):
     network.initialise(0)
     journal = Journal(folder / "journal.jsonl")
     runtime = choose_runtime(network, TINY.pretrain.rows, TINY.pretrain.row_tokens, journal)
-    train, dev = read_documents(data, "train"), read_documents(data, "dev")
+    train, dev = read_documents(data, "backbone"), read_documents(data, "dev")
     return Pretraining(TINY.pretrain, network, runtime, train, dev, Clock(TINY.pretrain.steps), folder, journal)
 
 
@@ -57,11 +57,11 @@ def test_a_wrong_token_count_is_refused(data, tmp_path):
     for path in data.iterdir():
         (tmp_path / path.name).symlink_to(path)
     index = json.loads((data / "index.json").read_text())
-    index["groups"]["general"]["train"]["offsets"][-1] += 1
+    index["groups"]["general"]["backbone"]["offsets"][-1] += 1
     (tmp_path / "index.json").unlink()
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="run prepare again"):
-        read_documents(tmp_path, "train")
+        read_documents(tmp_path, "backbone")
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=60), st.integers(0, 5))
@@ -122,23 +122,53 @@ def rows(documents):
     return RowPacker([group], 1024, 0.2, CPU).pack([spans[:3], spans[3:6]])
 
 
-def test_answers_alone_skip_and_block_zero_never_does(rows):
-    run_LBT = block_dropout(rows, 12, 0.0, 1.0, 8, seed=3)
-    assert run_LBT[:, rows.turn_BT < 0].all()
-    assert run_LBT[0].all()
+ORDER = (5, 3, 9, 7)
+EVERY_TURN = AnswerSkips(ORDER, 0.0, tool_call=(Depths(1.0, 1, 4),), planning=(Depths(1.0, 2, 2),))
+NO_TURN = AnswerSkips(ORDER, 0.0, tool_call=(), planning=())
+
+
+def skipped_per_turn(run_LBT, rows):
     per_turn = [run_LBT[:, rows.turn_BT == turn] for turn in range(len(rows.calls_U))]
     assert all((flags == flags[:, :1]).all() for flags in per_turn)
-    skips = [int((~flags[:, 0]).sum()) for flags in per_turn]
-    assert max(skips) <= 8
-    assert len(set(skips)) > 2
+    return [set(torch.nonzero(~flags[:, 0]).flatten().tolist()) for flags in per_turn]
+
+
+def test_answers_alone_skip_and_by_their_kind(rows):
+    drawn = [block_dropout(rows, 12, 0.0, EVERY_TURN, seed) for seed in range(5)]
+    assert all(run_LBT[:, rows.turn_BT < 0].all() for run_LBT in drawn)
+    for calls in (True, False):
+        skipped = [
+            blocks
+            for run_LBT in drawn
+            for blocks, is_call in zip(skipped_per_turn(run_LBT, rows), rows.calls_U.tolist(), strict=True)
+            if is_call == calls
+        ]
+        assert {len(blocks) for blocks in skipped} == ({1, 2, 3, 4} if calls else {2})
+        assert all(blocks == set(ORDER[: len(blocks)]) for blocks in skipped)
+
+
+def test_random_skips_leave_block_zero_alone(rows):
+    every = AnswerSkips(ORDER, 1.0, tool_call=(Depths(1.0, 8, 8),), planning=(Depths(1.0, 11, 11),))
+    run_LBT = block_dropout(rows, 12, 0.0, every, seed=3)
+    assert run_LBT[0].all()
+    skipped = skipped_per_turn(run_LBT, rows)
+    assert {len(blocks) for blocks in skipped} == {8, 11}
+    assert len({frozenset(blocks) for blocks in skipped if len(blocks) == 8}) > 1
+
+
+def test_shares_of_depths_are_met():
+    generator = torch.Generator().manual_seed(0)
+    counts = draw_depths((Depths(0.5, 8, 8), Depths(0.25, 1, 2)), 20_000, generator)
+    shares = (torch.bincount(counts, minlength=9) / len(counts)).tolist()
+    assert shares == pytest.approx([0.25, 0.125, 0.125, 0, 0, 0, 0, 0, 0.5], abs=0.015)
 
 
 def test_a_dropped_document_goes_without_the_block_as_a_whole(rows):
-    run_LBT = block_dropout(rows, 12, 0.5, 0.0, 8, seed=3)
+    run_LBT = block_dropout(rows, 12, 0.5, NO_TURN, seed=3)
     per_span = torch.stack([run_LBT[:, rows.span_BT == span].float().mean(1) for span in range(rows.num_spans)])
     assert set(per_span.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(run_LBT, block_dropout(rows, 12, 0.5, 0.0, 8, seed=3))
-    assert block_dropout(rows, 12, 0.0, 0.0, 8, seed=3).all()
+    assert torch.equal(run_LBT, block_dropout(rows, 12, 0.5, NO_TURN, seed=3))
+    assert block_dropout(rows, 12, 0.0, NO_TURN, seed=3).all()
 
 
 def test_a_resumed_run_equals_one_that_never_stopped(data, tmp_path):

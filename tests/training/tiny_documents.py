@@ -32,20 +32,20 @@ def document(pick, group):
 
 
 def write_data(folder):
-    """Write train and dev files of every group."""
+    """Write backbone, fit and dev files of every group."""
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
     shutil.copytree(TOKENIZER, folder / "tokenizer")
     groups = {}
     for group in GROUPS:
         groups[group] = {}
-        for split, count in (("train", 30), ("dev", 8)):
-            pick = random.Random(f"{group}{split}")
+        for part, count in (("backbone", 30), ("fit", 12), ("dev", 8)):
+            pick = random.Random(f"{group}{part}")
             texts = [document(pick, group) + "<|endoftext|>" for _ in range(count)]
             ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
             offsets = [0, *np.cumsum([len(one) for one in ids]).tolist()]
-            file = f"{split}/{group}.bin.xz"
-            (folder / split).mkdir(exist_ok=True)
+            file = f"{part}/{group}.bin.xz"
+            (folder / part).mkdir(exist_ok=True)
             (folder / file).write_bytes(lzma.compress(np.concatenate(ids).astype("<u2").tobytes()))
-            groups[group][split] = {"file": file, "tokens": offsets[-1], "offsets": offsets}
+            groups[group][part] = {"file": file, "tokens": offsets[-1], "offsets": offsets}
     (folder / "index.json").write_text(json.dumps({"groups": groups}), encoding="utf-8")
     return folder

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from layerroute_training.rows import Part
+
 IntArray = NDArray[np.int64]
 
 
@@ -92,8 +94,8 @@ class Turns:
     is_tool_call: NDArray[np.bool_]
 
 
-def read_documents(folder: Path, split: str) -> list[Documents]:
-    """The groups of a split that `prepare` wrote: `index.json`, the tokenizer, and one xz file of uint16 per group.
+def read_documents(folder: Path, part: Part) -> list[Documents]:
+    """The groups of a part that `prepare` wrote: `index.json`, the tokenizer, and one xz file of uint16 per group.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -103,8 +105,8 @@ def read_documents(folder: Path, split: str) -> list[Documents]:
     header = tuple(tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False).ids)
     chat = ChatTokens(special_token(tokenizer, "<|im_end|>"), special_token(tokenizer, "<tool_call>"), header)
     groups = []
-    for name, splits in json.loads((folder / "index.json").read_text(encoding="utf-8"))["groups"].items():
-        entry = splits[split]
+    for name, parts in json.loads((folder / "index.json").read_text(encoding="utf-8"))["groups"].items():
+        entry = parts[part]
         tokens = np.frombuffer(lzma.decompress((folder / entry["file"]).read_bytes()), dtype="<u2")
         offsets = np.array(entry["offsets"], dtype=np.int64)
         if len(tokens) != offsets[-1]:

@@ -1,6 +1,6 @@
 """From corpora and generated conversations to token files that travel.
 
-    data folder + generator -> tokenizer -> token ids -> {train,dev}/<group>.bin.xz + index.json
+    data folder + generator -> tokenizer -> token ids -> {backbone,fit,dev}/<group>.bin.xz + index.json
 
 A `.bin.xz` is xz-compressed little-endian uint16: the documents of a group one after the other, each followed by
 `<|endoftext|>`. `index.json` says where the documents start and from which source they come.
@@ -28,9 +28,19 @@ from layerroute_training.embedded.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from layerroute_training.rows import ConversationEncoder, Row, Split, read_json_lines, read_rows, row_files, split_of
+from layerroute_training.rows import (
+    ConversationEncoder,
+    Part,
+    Row,
+    part_of,
+    read_json_lines,
+    read_rows,
+    row_files,
+    split_of,
+)
 
 GROUPS = ("toolcall", "planning", "general", "generated")
+PARTS: tuple[Part, ...] = ("backbone", "fit", "dev")
 GENERAL_CHARACTERS = {"tldr": 3_600_000, "openstax": 16_000_000, "standardebooks": 15_000_000, "peps": 6_000_000}
 """Characters of general text to take from each source; sources that are not named are left out."""
 TOKENIZER_CHARACTERS = {"toolcall": 14_000_000, "planning": 8_000_000, "general": 10_000_000, "generated": 10_000_000}
@@ -55,8 +65,8 @@ class Encoded:
     """The documents of one task: token ids and lengths per split, and how many were too long."""
 
     task: Task
-    tokens: dict[Split, bytes]
-    lengths: dict[Split, list[int]]
+    tokens: dict[Part, bytes]
+    lengths: dict[Part, list[int]]
     too_long: int
 
 
@@ -72,7 +82,7 @@ def prepare(
 
     Args:
         data_folder: holds `toolcall/`, `planning/` and `general/` with `.jsonl.gz` files.
-        out_folder: gets `tokenizer/`, `train/`, `dev/` and `index.json`; a tokenizer that is already there is kept.
+        out_folder: gets `tokenizer/`, `backbone/`, `fit/`, `dev/` and `index.json`; a tokenizer that is there is kept.
         seed: of the generated conversations.
         generated_rows: how many conversations to generate.
         processes: how many processes encode.
@@ -92,7 +102,7 @@ def prepare(
     with multiprocessing.Pool(processes, _start_worker, (tokenizer_folder, seed)) as pool:
         for group in dict.fromkeys(task.group for task in tasks):
             encoded = pool.map(_encode_task, [task for task in tasks if task.group == group], chunksize=1)
-            index["groups"][group] = {split: _write(out_folder, group, split, encoded) for split in ("train", "dev")}
+            index["groups"][group] = {part: _write(out_folder, group, part, encoded) for part in PARTS}
     index_file.write_text(json.dumps(index), encoding="utf-8")
     return index
 
@@ -159,28 +169,29 @@ def _encode_task(task: Task) -> Encoded:
 
 def _encode(tokenizer: Any, seed: int, task: Task) -> Encoded:
     end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    tokens: dict[Split, list[bytes]] = {"train": [], "dev": []}
-    lengths: dict[Split, list[int]] = {"train": [], "dev": []}
+    tokens: dict[Part, list[bytes]] = {part: [] for part in PARTS}
+    lengths: dict[Part, list[int]] = {part: [] for part in PARTS}
     too_long = 0
-    for split, ids in _documents(tokenizer, seed, task):
+    for part, ids in _documents(tokenizer, seed, task):
         if len(ids) >= CONTEXT_WINDOW:
             too_long += 1
             continue
-        tokens[split].append(np.array([*ids, end_of_text], dtype="<u2").tobytes())
-        lengths[split].append(len(ids) + 1)
-    return Encoded(task, {split: b"".join(parts) for split, parts in tokens.items()}, lengths, too_long)
+        tokens[part].append(np.array([*ids, end_of_text], dtype="<u2").tobytes())
+        lengths[part].append(len(ids) + 1)
+    return Encoded(task, {part: b"".join(documents) for part, documents in tokens.items()}, lengths, too_long)
 
 
-def _documents(tokenizer: Any, seed: int, task: Task) -> Iterator[tuple[Split, list[int]]]:
+def _documents(tokenizer: Any, seed: int, task: Task) -> Iterator[tuple[Part, list[int]]]:
     if task.group == "general":
         assert task.path is not None
         for text in _spread(task.path, GENERAL_CHARACTERS[task.source]):
-            yield split_of([{"role": "user", "content": text}]), tokenizer(text, add_special_tokens=False)["input_ids"]
+            is_dev = split_of([{"role": "user", "content": text}]) == "dev"
+            yield "dev" if is_dev else "backbone", tokenizer(text, add_special_tokens=False)["input_ids"]
         return
     encoder = ConversationEncoder(tokenizer)
     rows = read_rows(task.path) if task.path else conversations.generate(task.source, task.start, task.stop, seed)
     for row in rows:
-        yield row.split, encoder.encode(row)
+        yield part_of(row), encoder.encode(row)
 
 
 def _spread(path: Path, characters: int) -> list[str]:
@@ -190,20 +201,19 @@ def _spread(path: Path, characters: int) -> list[str]:
     return [text for number, text in enumerate(texts) if int((number + 1) * share) > int(number * share)]
 
 
-def _write(out_folder: Path, group: str, split: Split, encoded: list[Encoded]) -> dict[str, Any]:
-    (out_folder / split).mkdir(parents=True, exist_ok=True)
-    file = f"{split}/{group}.bin.xz"
-    data = b"".join(part.tokens[split] for part in encoded)
+def _write(out_folder: Path, group: str, part: Part, encoded: list[Encoded]) -> dict[str, Any]:
+    (out_folder / part).mkdir(parents=True, exist_ok=True)
+    file = f"{part}/{group}.bin.xz"
+    data = b"".join(piece.tokens[part] for piece in encoded)
     (out_folder / file).write_bytes(lzma.compress(data, format=lzma.FORMAT_XZ, filters=_XZ))
-    lengths = [length for part in encoded for length in part.lengths[split]]
+    lengths = [length for piece in encoded for length in piece.lengths[part]]
     sources: dict[str, dict[str, Any]] = {}
-    for part in encoded:
-        entry = sources.setdefault(
-            part.task.source, {"source": part.task.source, "documents": 0, "tokens": 0, "too_long": 0}
-        )
-        entry["documents"] += len(part.lengths[split])
-        entry["tokens"] += sum(part.lengths[split])
-        entry["too_long"] += part.too_long
+    for piece in encoded:
+        source = piece.task.source
+        entry = sources.setdefault(source, {"source": source, "documents": 0, "tokens": 0, "too_long": 0})
+        entry["documents"] += len(piece.lengths[part])
+        entry["tokens"] += sum(piece.lengths[part])
+        entry["too_long"] += piece.too_long
     offsets = [0, *np.cumsum(np.array(lengths, dtype=np.int64)).tolist()]
     return {"file": file, "tokens": offsets[-1], "offsets": offsets, "sources": list(sources.values())}
 
@@ -226,9 +236,9 @@ def main() -> None:
         options.processes,
         options.groups,
     )
-    for group, splits in index["groups"].items():
-        for split, entry in splits.items():
-            print(f"{group:10} {split:5} {entry['tokens']:>12,} tokens in {len(entry['offsets']) - 1:>7,} documents")
+    for group, parts in index["groups"].items():
+        for part, entry in parts.items():
+            print(f"{group:10} {part:8} {entry['tokens']:>12,} tokens in {len(entry['offsets']) - 1:>7,} documents")
 
 
 if __name__ == "__main__":

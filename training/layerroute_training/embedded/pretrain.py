@@ -22,6 +22,31 @@ from layerroute_training.embedded.runtime import Journal, Runtime
 
 
 @dataclass(frozen=True)
+class Depths:
+    """A share of the turns, whose answers go without `fewest` to `most` blocks, all equally likely."""
+
+    share: float
+    fewest: int
+    most: int
+
+
+@dataclass(frozen=True)
+class AnswerSkips:
+    """Which blocks answers go without while the backbone learns, so that it knows how to answer under a program.
+
+    Attributes:
+        order: blocks in the order in which answers give them up, spread over the depth; the first 8 are a third of all.
+        random_share: share of the skipping turns that give up random blocks instead, never block 0.
+        tool_call, planning: how many blocks, per kind of turn; the other turns run at full depth.
+    """
+
+    order: tuple[int, ...] = (11, 17, 5, 14, 8, 20, 2, 22, 16, 7, 13, 4)
+    random_share: float = 0.15
+    tool_call: tuple[Depths, ...] = (Depths(0.5, 8, 8), Depths(0.3, 1, 12))
+    planning: tuple[Depths, ...] = (Depths(0.3, 1, 2), Depths(0.2, 1, 10))
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """The pre-training recipe. Shares are of tokens; times of the run are shares of its progress.
 
@@ -32,7 +57,7 @@ class PretrainConfig:
         mixture, anneal_mixture: shares of the groups, before and after `anneal_from`.
         dropout_from: when both kinds of block drop-out begin.
         block_dropout, anneal_block_dropout: chance that a whole document goes without a block.
-        skip_share: share of turns whose answer goes without a random set of 0 to `skip_most` blocks, never block 0.
+        answer_skips: blocks that the answers of single turns go without.
         ema_rate: step of the running average of the weights.
     """
 
@@ -49,26 +74,25 @@ class PretrainConfig:
     other_weight: float = 0.2
     mixture: Mapping[str, float] = field(
         default_factory=lambda: {
-            "generated": 0.50,
-            "toolcall": 0.22,
-            "planning": 0.13,
-            "general": 0.15,
+            "generated": 0.45,
+            "toolcall": 0.28,
+            "planning": 0.11,
+            "general": 0.16,
         }
     )
     anneal_from: float = 0.75
     anneal_mixture: Mapping[str, float] = field(
         default_factory=lambda: {
-            "generated": 0.60,
-            "toolcall": 0.22,
-            "planning": 0.13,
-            "general": 0.05,
+            "generated": 0.53,
+            "toolcall": 0.30,
+            "planning": 0.11,
+            "general": 0.06,
         }
     )
-    dropout_from: float = 1 / 3
-    block_dropout: float = 0.10
-    anneal_block_dropout: float = 0.03
-    skip_share: float = 0.5
-    skip_most: int = 12
+    dropout_from: float = 0.2
+    block_dropout: float = 0.05
+    anneal_block_dropout: float = 0.02
+    answer_skips: AnswerSkips = field(default_factory=AnswerSkips)
     ema_rate: float = 0.005
     seed: int = 0
     log_every: int = 25
@@ -115,19 +139,41 @@ class MixtureStream:
         return {name: stream.epoch for name, stream in zip(self._names, self._streams, strict=True)}
 
 
-def block_dropout(rows: Rows, num_blocks: int, drop: float, skip_share: float, skip_most: int, seed: int) -> Tensor:
+def block_dropout(rows: Rows, num_blocks: int, drop: float, skips: AnswerSkips, seed: int) -> Tensor:
     """Which tokens take which blocks, as booleans [L, B, T]: every token of a dropped document goes without the block,
-    and the answer tokens of a skipping turn without the turn's set of blocks."""
+    and the answer tokens of a skipping turn without the turn's blocks."""
     device = rows.tokens_BT.device
     generator = torch.Generator(device).manual_seed(seed)
     turns = len(rows.calls_U)
     dropped_LS = torch.rand(num_blocks, rows.num_spans, generator=generator, device=device) < drop
-    order_UL = torch.rand(turns, num_blocks - 1, generator=generator, device=device).argsort(1).argsort(1) + 1
-    most_U = torch.randint(0, skip_most + 1, (turns,), generator=generator, device=device)
-    most_U = most_U * (torch.rand(turns, generator=generator, device=device) < skip_share)
+    count_U = torch.where(
+        rows.calls_U,
+        draw_depths(skips.tool_call, turns, generator),
+        draw_depths(skips.planning, turns, generator),
+    )
+    # The rank of a block is its place in the order; blocks without a place, and block 0, come after all counts.
+    rank_L = torch.full((num_blocks,), num_blocks, device=device)
+    rank_L[list(skips.order)] = torch.arange(len(skips.order), device=device)
+    random_UL = torch.rand(turns, num_blocks, generator=generator, device=device)
+    random_UL[:, 0] = 2.0
+    is_random_U = torch.rand(turns, generator=generator, device=device) < skips.random_share
+    rank_UL = torch.where(is_random_U[:, None], random_UL.argsort(1).argsort(1), rank_L)
     skipped_LU = torch.zeros(num_blocks, turns + 1, dtype=torch.bool, device=device)
-    skipped_LU[1:, :turns] = (order_UL <= most_U[:, None]).T
+    skipped_LU[:, :turns] = (rank_UL < count_U[:, None]).T
     return ~(dropped_LS[:, rows.span_BT] | skipped_LU[:, rows.turn_BT])  # -1, no answer, reads the last column
+
+
+def draw_depths(depths: Sequence[Depths], turns: int, generator: torch.Generator) -> Tensor:
+    """How many blocks each turn goes without [turns]: the first of `depths` whose share the turn falls into, else 0."""
+    device = generator.device
+    place_U = torch.rand(turns, generator=generator, device=device)
+    count_U = torch.zeros(turns, dtype=torch.int64, device=device)
+    before = 0.0
+    for depth in depths:
+        drawn_U = torch.randint(depth.fewest, depth.most + 1, (turns,), generator=generator, device=device)
+        count_U = torch.where((place_U >= before) & (place_U < before + depth.share), drawn_U, count_U)
+        before += depth.share
+    return count_U
 
 
 class Pretraining:
@@ -273,7 +319,7 @@ class Pretraining:
         config = self.config
         drop = config.anneal_block_dropout if annealing else config.block_dropout
         seed = config.seed * 1_000_003 + self.clock.step
-        run_LBT = block_dropout(rows, self.network.shape.num_blocks, drop, config.skip_share, config.skip_most, seed)
+        run_LBT = block_dropout(rows, self.network.shape.num_blocks, drop, config.answer_skips, seed)
         run_LBT1 = run_LBT.to(self.runtime.dtype).unsqueeze(-1)
         return lambda block, state: run_LBT1[block]
 

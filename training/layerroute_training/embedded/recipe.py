@@ -27,7 +27,7 @@ from layerroute_training.embedded.export import export_backbone, load_backbone, 
 from layerroute_training.embedded.fit_routers import RouterConfig, RouterFit, Routers, describe
 from layerroute_training.embedded.network import Network, NetworkShape
 from layerroute_training.embedded.optim import Clock
-from layerroute_training.embedded.pretrain import PretrainConfig, Pretraining
+from layerroute_training.embedded.pretrain import AnswerSkips, Depths, PretrainConfig, Pretraining
 from layerroute_training.embedded.runtime import Journal, choose_runtime
 
 PIECE_BYTES = 15_000_000
@@ -47,14 +47,17 @@ class Recipe:
     shape: NetworkShape = field(default_factory=NetworkShape)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     routers: RouterConfig = field(default_factory=RouterConfig)
-    pretrain_minutes: float = 11.0
+    pretrain_minutes: float = 8.5
     router_minutes: float = 2.25
     dev_turns: int = 1_500
 
 
+TINY_SKIPS = AnswerSkips((2, 1), tool_call=(Depths(0.5, 1, 2),), planning=(Depths(0.5, 1, 1),))
 TINY = Recipe(
     shape=NetworkShape(hidden_size=32, num_blocks=4, num_heads=2, head_dim=16, intermediate_size=48),
-    pretrain=PretrainConfig(rows=2, row_tokens=512, steps=6, warmup_steps=2, log_every=2, dev_batches=2, skip_most=2),
+    pretrain=PretrainConfig(
+        rows=2, row_tokens=512, steps=6, warmup_steps=2, log_every=2, dev_batches=2, answer_skips=TINY_SKIPS
+    ),
     routers=RouterConfig(steps=6, longest_prompt=384, longest_answer=128, rank=2, alpha=4, log_every=2),
     dev_turns=8,
 )
@@ -67,7 +70,7 @@ class Run:
         """Prepare a call that ends before `monotonic()` reaches `deadline`; `timed` stages are planned in minutes."""
         self.recipe, self.data, self.out, self.deadline = recipe, data, out, deadline
         self.journal = Journal(out / "journal.jsonl")
-        self.train = read_documents(data, "train")
+        self.train = read_documents(data, "backbone")
         self.dev = [group for group in read_documents(data, "dev") if len(group.turns.begin)]
         self.network = Network(recipe.shape)
         self.network.initialise(recipe.pretrain.seed)
