@@ -42,8 +42,7 @@ class ClusterBootstrap:
             [np.bincount(self._cluster_N, column_N, self.num_clusters) for column_N in columns_NC.T], axis=1
         )
         sums_RC: FloatArray = self._times_RK @ sums_KC
-        first_R: FloatArray = sums_RC[:, 0]
-        return sums_RC if np.ndim(values_NC) == 2 else first_R
+        return sums_RC.reshape(len(sums_RC), *np.shape(values_NC)[1:])
 
     def ratio(self, numerator_N: NDArray[Any], denominator_N: NDArray[Any]) -> FloatArray:
         """Ratios of two sums [R], such as nats over tokens; NaN where the denominator is zero."""
