@@ -33,6 +33,16 @@ def reduce_states(hidden_BTD: Tensor, prompt_lengths_B: Tensor | Sequence[int], 
     num_rows, num_tokens = hidden_BTD.shape[:2]
     if lengths_B.shape != (num_rows,) or bool(((lengths_B < 1) | (lengths_B > num_tokens)).any()):
         raise RouterError(f"{num_rows} prompts need lengths of 1 to {num_tokens} tokens, not {lengths_B.tolist()}")
+    return pool_states(hidden_BTD, lengths_B, evidence)
+
+
+def pool_states(hidden_BTD: Tensor, lengths_B: Tensor, evidence: Evidence) -> Tensor:
+    """`reduce_states` of lengths that are known to be valid: looks at no value, so a GPU need not be waited for.
+
+    Raises:
+        RouterError: evidence other than "last" and "mean".
+    """
+    num_rows, num_tokens = hidden_BTD.shape[:2]
     if evidence == "last":
         return hidden_BTD[torch.arange(num_rows, device=hidden_BTD.device), lengths_B - 1].float()
     if evidence == "mean":
