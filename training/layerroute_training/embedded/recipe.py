@@ -71,7 +71,8 @@ class Run:
         self.recipe, self.data, self.out, self.deadline = recipe, data, out, deadline
         self.journal = Journal(out / "journal.jsonl")
         self.train = read_documents(data, "backbone")
-        self.dev = [group for group in read_documents(data, "dev") if len(group.turns.begin)]
+        # The backbone is watched on the rows that routers are fitted to: it never sees them, and dev stays untouched.
+        self.unseen = [group for group in read_documents(data, "fit") if len(group.turns.begin)]
         self.network = Network(recipe.shape)
         self.network.initialise(recipe.pretrain.seed)
         self.runtime = choose_runtime(self.network, recipe.pretrain.rows, recipe.pretrain.row_tokens, self.journal)
@@ -88,7 +89,16 @@ class Run:
         """Train and export the backbone, as far as time allows. True when the stage is complete."""
         seconds = self.recipe.pretrain_minutes * 60 if self.timed else None
         clock = Clock(self.recipe.pretrain.steps, seconds)
-        parts = (self.recipe.pretrain, self.network, self.runtime, self.train, self.dev, clock, self.out, self.journal)
+        parts = (
+            self.recipe.pretrain,
+            self.network,
+            self.runtime,
+            self.train,
+            self.unseen,
+            clock,
+            self.out,
+            self.journal,
+        )
         training = Pretraining(*parts)
         if resume:
             resumed = training.resume()
@@ -118,9 +128,8 @@ class Run:
         routers = Routers(self.network, self.recipe.routers)
         routers.load_state_dict(load_file(self.out / "fitted" / "fitted.safetensors"))
         routers.to(self.runtime.device)
-        result = evaluate_routing(
-            self.network, routers, self.runtime, self.dev, self.recipe.routers, self.recipe.dev_turns
-        )
+        dev = [group for group in read_documents(self.data, "dev") if len(group.turns.begin)]
+        result = evaluate_routing(self.network, routers, self.runtime, dev, self.recipe.routers, self.recipe.dev_turns)
         result["targets"] = targets_met(result)
         notes = json.loads((self.out / "fitted" / "fitted.json").read_text(encoding="utf-8"))
         save_routers(routers, {"training": notes["training"], "evaluation": result}, self.out / "fitted")
