@@ -249,7 +249,10 @@ class PublishedPerplexity(_Frozen):
     larger penalty than its routed one: a "gain" without any change of what was computed.
 
     Attributes:
-        paper_full, paper_routed: perplexities by the paper's formula; full, routed: by ours.
+        paper_full, paper_routed: perplexities by the paper's formula, means over steps; full, routed: by ours.
+        unchanged: steps whose routed pass runs every block, so that both passes are the same computation.
+        paper_change, change: mean change of such a step's perplexity, routed minus full, by the paper's formula and by
+            the exponential of its answer's loss; None without such steps.
     """
 
     kind: StepKind
@@ -257,6 +260,9 @@ class PublishedPerplexity(_Frozen):
     paper_routed: float
     full: float
     routed: float
+    unchanged: int
+    paper_change: float | None
+    change: float | None
 
 
 class Conditions(_Frozen):

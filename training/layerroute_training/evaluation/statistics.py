@@ -51,7 +51,9 @@ class ClusterBootstrap:
 
 def divide(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     """Quotients, NaN where the denominator is zero."""
-    return np.divide(numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator != 0)
+    quotients: FloatArray = np.full(np.shape(denominator), np.nan)
+    np.divide(numerator, denominator, out=quotients, where=denominator != 0)
+    return quotients
 
 
 def interval(samples_R: FloatArray) -> Interval:

@@ -1,0 +1,172 @@
+"""Evaluation of a routed model on steps: everything but what it writes freely (`free_running` has that)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from layerroute import __version__
+from layerroute.report import StepKind
+from layerroute_training.errors import CorpusError
+from layerroute_training.evaluation.artefact import published_report
+from layerroute_training.evaluation.baselines import Arena, StaticBundle, compare_baselines
+from layerroute_training.evaluation.equal_skip import Order, choose
+from layerroute_training.evaluation.frontier import TARGETS, skip_frontier
+from layerroute_training.evaluation.importance import removal_order
+from layerroute_training.evaluation.kinds import Passes, group_report
+from layerroute_training.evaluation.measure import BATCH_TOKENS, measure, shape_of
+from layerroute_training.evaluation.report import (
+    ALL,
+    KINDS,
+    Conditions,
+    EvaluationReport,
+    SeedResult,
+    SeedsSummary,
+)
+from layerroute_training.evaluation.statistics import ClusterBootstrap, sign_test, spread
+from layerroute_training.routed_model import RoutedModel
+from layerroute_training.steps import StepSet
+
+LIMIT = 1_500
+"""Steps of each group and kind that are measured."""
+SAMPLE = 50
+"""Training steps of each group and kind that baselines and offsets are fitted on."""
+GREEDY_DEPTH = 8
+"""Blocks that are removed one by one, with everything measured again after each."""
+
+
+def evaluate(
+    model: RoutedModel,
+    dev: StepSet,
+    train: StepSet | None = None,
+    *,
+    baselines: bool = False,
+    frontier: bool = False,
+    published: bool = False,
+    seed: int = 0,
+    limit: int | None = LIMIT,
+    sample: int = SAMPLE,
+    greedy_depth: int = GREEDY_DEPTH,
+    targets: Sequence[float] = TARGETS,
+    static: StaticBundle | None = None,
+    bundle: str = "",
+    backbone: str = "",
+    split: str = "dev",
+    batch_tokens: int = BATCH_TOKENS,
+) -> EvaluationReport:
+    """Measure a model, on the device that it is on.
+
+    Args:
+        model: a trained model. dev: steps to measure. train: steps that baselines and frontier are fitted on.
+        baselines, frontier: whether to measure these too; both want `train` and steps of both kinds.
+        published: whether to compare with the paper's perplexity formula.
+        seed: of the choice of steps, the bootstrap and the baselines.
+        limit: most steps per group and kind; sample: likewise of `train`.
+        greedy_depth: rounds of the greedy static set. targets: of the frontier, skips of tool calls.
+        static: a model trained for one static program, as one more baseline.
+        bundle, backbone, split: names for the report. batch_tokens: most tokens of a batch, padding included.
+
+    Raises:
+        CorpusError: no steps to measure, or none to fit baselines on.
+        ConfigError: baselines or a frontier on steps of one kind.
+    """
+    if not len(dev):
+        raise CorpusError("there are no steps to evaluate: give data with assistant turns")
+    steps = dev.select(choose(dev, limit, seed))
+    full_1L = np.ones((1, len(model.gates_bias_L)), dtype=np.bool_)
+    passes = Passes(
+        steps,
+        measure(model, steps, batch_tokens=batch_tokens),
+        measure(model, steps, run_NL=full_1L, batch_tokens=batch_tokens),
+        measure(model, steps, bare=True, batch_tokens=batch_tokens),
+        shape_of(model),
+        model.routers.scope,
+    )
+    report = EvaluationReport(
+        conditions=Conditions(
+            bundle=bundle,
+            backbone=backbone,
+            scope=model.routers.scope,
+            split=split,
+            data=steps.digest(),
+            available=_available(dev),
+            limit=limit,
+            seed=seed,
+            device=str(model.gates_bias_L.device),
+            dtype=str(model.backbone.dtype).removeprefix("torch."),
+            package_version=__version__,
+        ),
+        groups={
+            **{
+                name: group_report(passes.select(steps.group == index), seed)
+                for index, name in enumerate(steps.groups)
+                if (steps.group == index).any()
+            },
+            ALL: group_report(passes, seed),
+        },
+        published=published_report(model, passes, batch_tokens) if published else (),
+    )
+    if not (baselines or frontier):
+        return report
+    if train is None or not len(train):
+        raise CorpusError("baselines and the frontier are fitted on training steps: give some, or leave both out")
+    fit = train.select(choose(train, sample, seed))
+    bootstrap = ClusterBootstrap(steps.conversation, seed=seed)
+    arena = Arena(model, steps, passes.routed, passes.full, bootstrap, seed, batch_tokens)
+    greedy: Order = removal_order(model, fit, greedy_depth, batch_tokens)
+    return report.model_copy(
+        update={
+            "baselines": compare_baselines(arena, fit, greedy, static) if baselines else (),
+            "frontier": skip_frontier(arena, fit, greedy, targets) if frontier else (),
+        }
+    )
+
+
+def seeds_summary(reports: Mapping[int, EvaluationReport]) -> SeedsSummary:
+    """What reports of several training seeds of one recipe say together, over the steps of all groups.
+
+    Raises:
+        CorpusError: no report, or one without both kinds of steps.
+    """
+    results = tuple(_seed_result(seed, report) for seed, report in sorted(reports.items()))
+    if not results:
+        raise CorpusError("there are no reports to summarise: train at least one seed")
+    matched = [result.matched.value for result in results if result.matched is not None]
+    return SeedsSummary(
+        seeds=results,
+        positive=sum(result.differential.value > 0 for result in results),
+        matched_excludes_zero=sum(result.matched is not None and result.matched.low > 0 for result in results),
+        sign_test=sign_test([result.differential.value for result in results]),
+        differential=spread([result.differential.value for result in results]),
+        matched=spread(matched) if matched else None,
+        skip_tool_call=spread([result.skip_tool_call for result in results]),
+        skip_planning=spread([result.skip_planning for result in results]),
+        rise_tool_call=spread([result.rise_tool_call for result in results]),
+        rise_planning=spread([result.rise_planning for result in results]),
+    )
+
+
+def _seed_result(seed: int, report: EvaluationReport) -> SeedResult:
+    group = report.all
+    if group.tool_call is None or group.planning is None or group.differential is None:
+        raise CorpusError(f"the report of seed {seed} lacks a kind of step: evaluate on data with both kinds")
+    control = group.length_control
+    return SeedResult(
+        seed=seed,
+        differential=group.differential,
+        matched=control.by_prompt.differential if control and control.by_prompt else None,
+        skip_tool_call=group.tool_call.skip.value,
+        skip_planning=group.planning.skip.value,
+        rise_tool_call=group.tool_call.rise_relative.value,
+        rise_planning=group.planning.rise_relative.value,
+        below_bare=all(kind.gain_over_bare.value > 0 for kind in (group.tool_call, group.planning)),
+    )
+
+
+def _available(dev: StepSet) -> dict[str, int]:
+    counts = {}
+    for index, group in enumerate(dev.groups):
+        for kind in KINDS:
+            of_N = (dev.group == index) & (dev.is_tool_call == (kind is StepKind.TOOL_CALL))
+            if of_N.any():
+                counts[f"{group}/{kind.value}"] = int(of_N.sum())
+    return counts
