@@ -28,6 +28,9 @@ from layerroute_training.evaluation.statistics import BoolArray, ClusterBootstra
 from layerroute_training.routed_model import RoutedModel
 from layerroute_training.steps import StepSet
 
+STATIC_BUNDLE = "static with its own LoRA"
+"""Name of the baseline that runs under a bundle of its own."""
+
 LENGTH_CUTS = 8
 """The length-only baseline tries the borders between this many equal parts of the prompt lengths."""
 
@@ -112,7 +115,11 @@ class Part:
 
 
 def compare_baselines(
-    dev: Arena, train: StepSet, greedy: Order, static: StaticBundle | None = None
+    dev: Arena,
+    train: StepSet,
+    greedy: Order,
+    static: StaticBundle | None = None,
+    programs: dict[str, BoolArray] | None = None,
 ) -> tuple[Outcome, ...]:
     """The routed model and every baseline at its mean skip.
 
@@ -121,6 +128,7 @@ def compare_baselines(
         train: training steps that the baselines learn from.
         greedy: order of removal for all steps (`removal_order` on `train`), which the length-only baseline uses too.
         static: a model of its own for the static program.
+        programs: takes the programs [N, L] of every baseline by name, for who wants to run them otherwise.
 
     Raises:
         ConfigError: a kind is absent, or the routed model skips more than blocks with a choice allow.
@@ -133,19 +141,21 @@ def compare_baselines(
         "block influence": influence_order(model, train, dev.batch_tokens),
     }
     outcomes = [dev.outcome("routed", dev.routed)]
+    runs = {} if programs is None else programs
     for name, order in sets.items():
-        run_NL = run_of_parts([Part(everything, order, dev.share)], dev.steps, L, dev.seed)
-        outcomes.append(dev.outcome(name, dev.run(run_NL), skipped=order[: ceil(dev.share * L)]))
+        runs[name] = run_of_parts([Part(everything, order, dev.share)], dev.steps, L, dev.seed)
+        outcomes.append(dev.outcome(name, dev.run(runs[name]), skipped=order[: ceil(dev.share * L)]))
     if static is not None:
-        run_NL = run_of_parts([Part(everything, static.skipped, dev.share)], dev.steps, L, dev.seed)
-        found = measure(static.model, dev.steps, run_NL=run_NL, batch_tokens=dev.batch_tokens)
+        runs[STATIC_BUNDLE] = run_of_parts([Part(everything, static.skipped, dev.share)], dev.steps, L, dev.seed)
+        found = measure(static.model, dev.steps, run_NL=runs[STATIC_BUNDLE], batch_tokens=dev.batch_tokens)
         skipped = static.skipped[: ceil(dev.share * L)]
-        outcomes.append(dev.outcome("static with its own LoRA", found, skipped=skipped, bundle=static.name))
+        outcomes.append(dev.outcome(STATIC_BUNDLE, found, skipped=skipped, bundle=static.name))
     others = {
         "random": random_programs(dev, dev.share),
         "length only": length_programs(dev, train, greedy),
         **kind_programs(dev, train),
     }
+    runs |= others
     return (*outcomes, *(dev.outcome(name, dev.run(run_NL)) for name, run_NL in others.items()))
 
 

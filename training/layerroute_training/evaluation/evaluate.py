@@ -22,7 +22,7 @@ from layerroute_training.evaluation.report import (
     SeedResult,
     SeedsSummary,
 )
-from layerroute_training.evaluation.statistics import ClusterBootstrap, sign_test, spread
+from layerroute_training.evaluation.statistics import BoolArray, ClusterBootstrap, sign_test, spread
 from layerroute_training.routed_model import RoutedModel
 from layerroute_training.steps import StepSet
 
@@ -48,6 +48,7 @@ def evaluate(
     greedy_depth: int = GREEDY_DEPTH,
     targets: Sequence[float] = TARGETS,
     static: StaticBundle | None = None,
+    programs: dict[str, BoolArray] | None = None,
     bundle: str = "",
     backbone: str = "",
     split: str = "dev",
@@ -63,6 +64,7 @@ def evaluate(
         limit: most steps per group and kind; sample: likewise of `train`.
         greedy_depth: rounds of the greedy static set. targets: of the frontier, skips of tool calls.
         static: a model trained for one static program, as one more baseline.
+        programs: takes the programs of every baseline (see `compare_baselines`).
         bundle, backbone, split: names for the report. batch_tokens: most tokens of a batch, padding included.
 
     Raises:
@@ -115,7 +117,7 @@ def evaluate(
     greedy: Order = removal_order(model, fit, greedy_depth, batch_tokens)
     return report.model_copy(
         update={
-            "baselines": compare_baselines(arena, fit, greedy, static) if baselines else (),
+            "baselines": compare_baselines(arena, fit, greedy, static, programs) if baselines else (),
             "frontier": skip_frontier(arena, fit, greedy, targets) if frontier else (),
         }
     )
