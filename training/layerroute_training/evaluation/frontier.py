@@ -23,7 +23,7 @@ TARGETS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Skips of tool calls that a frontier goes through."""
 
 _WIDEST_OFFSET = 20.0
-_HALVINGS = 16
+_HALVINGS = 13
 
 
 @contextmanager

@@ -135,6 +135,6 @@ def _loss(nll_R: FloatArray) -> Loss:
 
 def _run_rates(run_NL: BoolArray, generated_N: NDArray[Any]) -> tuple[float, ...]:
     if not generated_N.any():
-        return (1.0,) * run_NL.shape[1]
+        return (1.0,) * int(run_NL.shape[1])
     rates: list[float] = np.average(run_NL, axis=0, weights=generated_N).tolist()
     return tuple(rates)
