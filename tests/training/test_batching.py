@@ -1,5 +1,6 @@
 """Micro-batches: every step in its share, at its turn, next to steps of its length, the same at every resume."""
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -101,6 +102,8 @@ def test_a_micro_batch_depends_on_its_index_alone(max_tokens):
     first = [running[index].tolist() for index in range(300)]
     resumed = StepBatches(steps, 16, mixture, seed=1, max_tokens=max_tokens)
     assert [resumed[index].tolist() for index in reversed(range(300))] == first[::-1]
+    in_a_worker = pickle.loads(pickle.dumps(running))
+    assert in_a_worker[123].tolist() == first[123]
 
 
 def test_ranks_get_disjoint_steps_of_similar_length():

@@ -5,7 +5,6 @@ Shape suffixes: B steps of a batch, T tokens, N steps of a set.
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -74,8 +73,8 @@ class StepBatches:
         self._bounds = [sum(shares[:count], Fraction(0)) for count in range(len(shares) + 1)]
         self._window = _window_steps(sum(map(len, self._strata)), batch * world_size, min(shares))
         self._first_of_window = [0]
-        self._permutation = lru_cache(maxsize=2 * len(shares))(self._shuffled)
-        self._micro_batches = lru_cache(maxsize=2)(self._cut)
+        self._latest_window: tuple[int, list[IntArray]] = (-1, [])
+        self._latest_orders: dict[int, tuple[int, IntArray]] = {}
 
     def __getitem__(self, index: int) -> IntArray:
         """Indices of the steps of this rank's micro-batch number `index`."""
@@ -84,6 +83,11 @@ class StepBatches:
             self._first_of_window.append(self._first_of_window[-1] + len(self._micro_batches(last)))
         window = int(np.searchsorted(self._first_of_window, index, side="right")) - 1
         return self._micro_batches(window)[index - self._first_of_window[window]]
+
+    def _micro_batches(self, window: int) -> list[IntArray]:
+        if self._latest_window[0] != window:
+            self._latest_window = (window, self._cut(window))
+        return self._latest_window[1]
 
     def _cut(self, window: int) -> list[IntArray]:
         """This rank's micro-batches of one window, in the order of training."""
@@ -111,12 +115,16 @@ class StepBatches:
             places = np.arange(first, end)
             epochs = places // len(stratum)
             for epoch in range(int(epochs[0]), int(epochs[-1]) + 1) if len(places) else ():
-                shuffled = self._permutation(number, epoch)
+                shuffled = self._order(number, epoch)
                 drawn.append(stratum[shuffled[places[epochs == epoch] % len(stratum)]])
         return np.random.default_rng([self._seed, 2, window]).permutation(np.concatenate(drawn))
 
-    def _shuffled(self, stratum: int, epoch: int) -> IntArray:
-        return np.random.default_rng([self._seed, 3, stratum, epoch]).permutation(len(self._strata[stratum]))
+    def _order(self, stratum: int, epoch: int) -> IntArray:
+        known, order = self._latest_orders.get(stratum, (-1, self._strata[stratum]))
+        if known != epoch:
+            order = np.random.default_rng([self._seed, 3, stratum, epoch]).permutation(len(self._strata[stratum]))
+            self._latest_orders[stratum] = (epoch, order)
+        return order
 
     def _lengths_of(self, indices: IntArray) -> IntArray:
         lengths: IntArray = self._lengths[indices]
