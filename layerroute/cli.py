@@ -1,14 +1,22 @@
-"""The command line: `layerroute demo|chat|report|bench|version`. Answers go to stdout, everything else to stderr."""
+"""The command line: `layerroute COMMAND`. Answers go to stdout, everything else to stderr."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-from layerroute.commands import bench, chat, demo, report, version
+from layerroute.commands import bench, chat, demo, evaluate, report, train, version
 from layerroute.commands.shared import escape_what_streams_cannot_spell, show_error
 
-COMMANDS = {"demo": demo, "chat": chat, "report": report, "bench": bench, "version": version}
+COMMANDS = {
+    "demo": demo,
+    "chat": chat,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+    "bench": bench,
+    "version": version,
+}
 """Each module has `HELP`, `add_arguments(parser)` and `run(args) -> exit code`."""
 
 _EPILOG = """exit codes: 0 done, 1 not finished, 2 wrong usage or bad input, 130 interrupted"""

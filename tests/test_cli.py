@@ -25,6 +25,14 @@ MODEL_OPTIONS = {"--model", "--adapter", "--device", "--router", "--program", "-
 SURFACE = {
     "demo": {"--task", "--interactive", *MODEL_OPTIONS},
     "chat": {"--message", "--system", *MODEL_OPTIONS},
+    "train": {
+        *("--recipe", "--data", "--steps", "--set", "--out", "--prepare", "--resume", "--no-evaluate", "--quiet"),
+        *("--seeds", "--parallel"),
+    },
+    "evaluate": {
+        *("BUNDLE", "--backbone", "--device", "--data", "--steps", "--split", "--limit", "--baselines"),
+        *("--no-baselines", "--static-bundle", "--free-running", "--processes", "--json", "--plots"),
+    },
     "report": {"FILE", "--json"},
     "bench": {"--model", "--shape", "--device", "--dtype", "--context", "--steps", "--backend", "--json"},
     "version": {"--json"},

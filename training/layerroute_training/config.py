@@ -46,6 +46,7 @@ class DataConfig(_Config):
         window: most tokens of prompt and answer together; longer prompts lose their oldest messages.
         unused_tools: share of planning prompts without tools that are shown tools of other rows.
         malformed: share of malformed rows beyond which the run stops.
+        drop_overlap: leave out training rows that share text with evaluation rows; otherwise they stop the run.
         mixture: share of the training steps per "group/kind"; empty keeps the corpora's own proportions.
     """
 
@@ -53,6 +54,7 @@ class DataConfig(_Config):
     window: PositiveInt = 2048
     unused_tools: Share = 0.2
     malformed: Share = 0.05
+    drop_overlap: bool = False
     mixture: Mapping[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
 
 
@@ -150,6 +152,7 @@ class ScheduleConfig(_Config):
         lora_rate, gate_rate: peak learning rates of AdamW.
         warmup: updates of linear warm-up; then "cosine" to zero, or "trapezoid": level, then linear to zero from
             `decay_from` of the run.
+        horizon: update at which the cosine reaches zero, or None for the last; the paper's run ends long before it.
     """
 
     updates: PositiveInt = 600
@@ -163,6 +166,7 @@ class ScheduleConfig(_Config):
     warmup: Annotated[int, Field(ge=0)] = 20
     shape: Literal["cosine", "trapezoid"] = "trapezoid"
     decay_from: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    horizon: PositiveInt | None = None
 
 
 class TrainConfig(_Config):

@@ -1,0 +1,118 @@
+"""Train the routers and the LoRA of a frozen backbone on conversations, and save them as a bundle."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from layerroute.commands.shared import print_document
+
+if TYPE_CHECKING:  # torch loads only when something is trained
+    from layerroute_training.config import TrainConfig
+    from layerroute_training.data import StepData
+
+HELP = "train a bundle for a model, or one per seed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    what = parser.add_argument_group("what is trained")
+    what.add_argument("--recipe", default="default", help="default, embedded or paper (default: %(default)s)")
+    what.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="CORPUS",
+        help="hub ids, files or folders in place of the recipe's own corpora",
+    )
+    what.add_argument("--steps", type=Path, metavar="DIR", help="train on what --prepare wrote there")
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting of the recipe, such as schedule.updates=300; may be repeated",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; the bundle is DIR/bundle")
+    output.add_argument("--prepare", type=Path, metavar="DIR", help="write the steps of the corpora there, and stop")
+    output.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    output.add_argument("--no-evaluate", action="store_true", help="do not measure the bundle on the dev split")
+    output.add_argument("--quiet", action="store_true", help="show no progress")
+    seeds = parser.add_argument_group("several seeds")
+    seeds.add_argument("--seeds", type=int, metavar="N", help="train seeds 0 to N-1 in DIR/seed-K and summarise them")
+    seeds.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and print the bundle's folder, or the summary over seeds as JSON."""
+    _check_usage(args)
+    from layerroute_training.config import override
+    from layerroute_training.recipes import recipe
+
+    console = Console(stderr=True, quiet=args.quiet)
+    config = override(recipe(args.recipe, args.data), args.set)
+    if args.prepare is not None:
+        _data(args, config, console).save(args.prepare)
+        print(args.prepare)
+        return 0
+    if args.seeds is not None:
+        return _train_seeds(args, config, console)
+    return _train_one(args, config, console)
+
+
+def _train_one(args: argparse.Namespace, config: "TrainConfig", console: Console) -> int:
+    from layerroute_training.run import train
+
+    data = _data(args, config, console)
+    print(train(config, data, args.out, resume=args.resume, evaluate=not args.no_evaluate, quiet=args.quiet))
+    return 0
+
+
+def _train_seeds(args: argparse.Namespace, config: "TrainConfig", console: Console) -> int:
+    from layerroute_training.data import is_complete
+    from layerroute_training.errors import CheckpointError
+    from layerroute_training.sweep import run_seeds, seed_folder, summarise, summary_table
+
+    if not args.resume and any(seed_folder(args.out, seed).exists() for seed in range(args.seeds)):
+        raise CheckpointError(f"{args.out} holds a sweep: pass --resume to go on with it, or choose another folder")
+    steps = args.steps or args.out / "steps"
+    if args.steps is None and not (args.resume and is_complete(steps)):
+        _data(args, config, console).save(steps)
+    options = ["--recipe", args.recipe, "--steps", str(steps)]
+    options += [word for setting in args.set for word in ("--set", setting)]
+    options += ["--no-evaluate"] if args.no_evaluate else []
+    run_seeds(options, args.out, args.seeds, args.parallel, console)
+    if not args.no_evaluate:
+        summary = summarise(args.out, args.seeds)
+        console.print(summary_table(summary))
+        print_document(summary.model_dump(mode="json"))
+    return 0
+
+
+def _data(args: argparse.Namespace, config: "TrainConfig", console: Console) -> "StepData":
+    from layerroute_training.data import StepData, build_data
+
+    if args.steps is not None:
+        return StepData.load(args.steps)
+    with console.status("reading the corpora"):
+        data = build_data(config)
+    for line in data.describe():
+        console.print(line, highlight=False, markup=False)
+    return data
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    from layerroute_training.errors import ConfigError
+
+    if (args.out is None) == (args.prepare is None):
+        raise ConfigError("give either --out DIR, the folder of the run, or --prepare DIR")
+    if args.prepare is not None and (args.steps is not None or args.seeds is not None or args.resume):
+        raise ConfigError("--prepare only writes steps: leave out --steps, --seeds and --resume")
+    if args.seeds is not None and args.seeds < 1:
+        raise ConfigError("--seeds needs a number of at least 1")
+    if args.parallel < 1 or (args.parallel > 1 and args.seeds is None):
+        raise ConfigError("--parallel needs a number of at least 1, and more than 1 only with --seeds")
+    if args.seeds is not None and any(setting.startswith("seed=") for setting in args.set):
+        raise ConfigError("--seeds chooses the seeds: leave out --set seed")

@@ -1,0 +1,213 @@
+"""From the corpora of a configuration to the steps of its two splits, and the folder that keeps them.
+
+Training and evaluation need no more than that folder: `train/` and `dev/` are step sets, `data.json` says what they
+were made of.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from layerroute.backbone.config import read_config, resolve_checkpoint
+from layerroute_training.config import DataConfig, TrainConfig
+from layerroute_training.corpora import LoadedCorpus, load_rows
+from layerroute_training.errors import ConfigError, CorpusError
+from layerroute_training.overlap import check_overlap, find_overlap
+from layerroute_training.rows import Row, Split
+from layerroute_training.steps import StepCounts, StepSet, build_steps
+from layerroute_training.turns import ANSWER_TOO_LONG
+
+_NOTES = "data.json"
+_SPLITS: tuple[Split, ...] = ("train", "dev")
+
+
+@dataclass(frozen=True)
+class StepData:
+    """The steps of a run.
+
+    Attributes:
+        train: steps to train on.
+        dev: held-out steps, or None if there are none.
+        notes: what they were made of, as JSON values: corpora with their reports, counts of steps, and the tokenizer.
+    """
+
+    train: StepSet
+    dev: StepSet | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write the steps into `folder`.
+
+        Raises:
+            CorpusError: `folder` holds something else.
+        """
+        for name, steps in (("train", self.train), ("dev", self.dev)):
+            if steps is not None:
+                steps.save(folder / name)
+        staging = folder / f".{_NOTES}"
+        staging.write_text(json.dumps(self.notes, indent=2) + "\n", encoding="utf-8")
+        os.replace(staging, folder / _NOTES)  # last: a folder with notes is complete
+
+    @classmethod
+    def load(cls, folder: Path) -> "StepData":
+        """Read a folder that `save` wrote, or one that holds nothing but a `train/` and perhaps a `dev/` step set.
+
+        Raises:
+            CorpusError: missing or damaged.
+        """
+        try:
+            notes = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            notes = {}
+        except ValueError as error:
+            raise CorpusError(f"{folder / _NOTES} is damaged ({error}): prepare the steps again") from error
+        dev = StepSet.load(folder / "dev") if (folder / "dev").exists() else None
+        return cls(StepSet.load(folder / "train"), dev, notes)
+
+    def describe(self) -> list[str]:
+        """What was read and what became of it, in lines for people."""
+        lines = [f"{corpus['name']}: {corpus['text']}" for corpus in self.notes.get("corpora", ())]
+        if dropped := self.notes.get("overlapping_rows_dropped"):
+            lines.append(f"{dropped:,} training rows dropped: they share text with dev rows")
+        for name, counts in self.notes.get("counts", {}).items():
+            skipped = "".join(f"; {count:,} skipped: {reason}" for reason, count in counts["skipped"].items())
+            lines.append(f"{name}: {counts['steps']:,} steps of {counts['conversations']:,} conversations{skipped}")
+        return lines
+
+
+def build_data(config: TrainConfig) -> StepData:
+    """Read the corpora of a configuration and cut them into steps for its model.
+
+    Raises:
+        CorpusError: a corpus cannot be read, is empty, has too many malformed rows, or gives no training step; too
+            many answers are longer than the window.
+        OverlapError: training and dev rows share text.
+        BackboneError: no checkpoint of the Qwen2 family under the model's name.
+    """
+    data = config.data
+    if not data.corpora:
+        raise CorpusError("data.corpora is empty: give --data, or --steps with a folder of prepared steps")
+    folder = resolve_checkpoint(config.model)
+    read_config(folder)  # refuses other architectures before an hour of reading
+    tokenizer = load_tokenizer(folder)
+    corpora = load_rows(data.corpora, malformed=data.malformed)
+    rows = {split: _rows_by_group(corpora, split) for split in _SPLITS}
+    dropped = 0
+    if data.drop_overlap:
+        rows["train"], dropped = _without_overlap(rows["train"], rows["dev"])
+    else:
+        check_overlap(_all_rows(rows["train"]), _all_rows(rows["dev"]))
+    sets: dict[str, StepSet] = {}
+    counts: dict[str, StepCounts] = {}
+    for split in _SPLITS:
+        if any(rows[split].values()):
+            sets[split], counts[split] = build_steps(
+                rows[split], tokenizer, window=data.window, unused_tools=data.unused_tools, seed=config.seed
+            )
+            _refuse_short_window(split, counts[split], data)
+    if "train" not in sets:
+        raise CorpusError("the corpora hold no training rows: every row belongs to a held-out split")
+    notes = {
+        "data": {"window": data.window, "unused_tools": data.unused_tools},
+        "corpora": [_describe_corpus(corpus) for corpus in corpora],
+        "overlapping_rows_dropped": dropped,
+        "counts": {split: asdict(count) for split, count in counts.items()},
+        "tokenizer": tokenizer_digest(folder),
+    }
+    return StepData(sets["train"], sets.get("dev"), notes)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `StepData.save` has finished writing `folder`."""
+    return (folder / _NOTES).is_file()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ConfigError: there is none, or it has no chat template.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} holds no usable tokenizer ({error}): fetch tokenizer.json too") from error
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"the tokenizer in {folder} has no chat template: use a Qwen2.5 Instruct checkpoint")
+    return tokenizer
+
+
+def tokenizer_digest(folder: Path) -> str | None:
+    """Identifies the tokenizer of a checkpoint; None if it has none."""
+    path = folder / "tokenizer.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def check_steps(data: StepData, config: TrainConfig, folder: Path) -> None:
+    """Check that steps are in the tokens of the model in `folder`.
+
+    Raises:
+        CorpusError: they were made with another tokenizer.
+    """
+    made_with = data.notes.get("tokenizer")
+    vocabulary = read_config(folder).vocab_size
+    if made_with not in (None, tokenizer_digest(folder)) or int(data.train.tokens.max()) >= vocabulary:
+        raise CorpusError(
+            f"the steps were made with another tokenizer than that of {config.model}: prepare them again for this model"
+        )
+
+
+def _rows_by_group(corpora: tuple[LoadedCorpus, ...], split: Split) -> dict[str, list[Row]]:
+    rows: dict[str, list[Row]] = {}
+    for corpus in corpora:
+        rows.setdefault(corpus.config.group, []).extend(corpus.split(split))
+    return rows
+
+
+def _all_rows(rows: Mapping[str, list[Row]]) -> list[Row]:
+    return [row for group in rows.values() for row in group]
+
+
+def _without_overlap(train: Mapping[str, list[Row]], dev: Mapping[str, list[Row]]) -> tuple[dict[str, list[Row]], int]:
+    """The training rows of every group that share no text with a dev row, and how many others there were."""
+    overlap = find_overlap(_all_rows(train), _all_rows(dev))
+    dropped = {*overlap.exact, *overlap.grams}
+    position = itertools.count()
+    return {name: [row for row in rows if next(position) not in dropped] for name, rows in train.items()}, len(dropped)
+
+
+def _refuse_short_window(split: str, counts: StepCounts, data: DataConfig) -> None:
+    too_long = counts.skipped.get(ANSWER_TOO_LONG, 0)
+    turns = counts.steps + sum(counts.skipped.values())
+    if too_long > data.malformed * turns:
+        raise CorpusError(
+            f"{too_long:,} of {turns:,} {split} answers are longer than the window of {data.window} tokens: "
+            "raise data.window, or allow it by data.malformed"
+        )
+
+
+def _describe_corpus(corpus: LoadedCorpus) -> dict[str, Any]:
+    report = corpus.report
+    return {
+        "name": portable_name(corpus.config.name),
+        "group": corpus.config.group,
+        "limit": corpus.config.limit,
+        "read": report.read,
+        "kept": report.kept,
+        "malformed": dict(report.malformed),
+        "sha256": report.sha256,
+        "text": str(report),
+    }
+
+
+def portable_name(name: str) -> str:
+    """A model's or a corpus's name for a bundle: of a path on this machine only the last part."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name

@@ -1,0 +1,133 @@
+"""A run: from a configuration and steps to a bundle.
+
+The folder of a run holds `bundle/`, `metrics.jsonl`, `checkpoints/` and, with TensorBoard installed, `tensorboard/`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+from transformers.utils import logging
+
+from layerroute.backbone.config import resolve_checkpoint
+from layerroute.bundle import BackboneIdentity, fingerprint, load_bundle
+from layerroute_training.checkpoints import has_checkpoints, refuse_other_run
+from layerroute_training.config import TrainConfig
+from layerroute_training.data import StepData, check_steps, portable_name
+from layerroute_training.errors import CheckpointError
+from layerroute_training.evaluation.evaluate import evaluate as evaluate_model
+from layerroute_training.export import save_routed
+from layerroute_training.objectives import make_objective
+from layerroute_training.routed_model import RoutedModel
+from layerroute_training.trainer import CHECKPOINTS, LayerRouteTrainer
+
+BUNDLE = "bundle"
+"""Name of the bundle in a run's folder."""
+
+_NOT_DECISIVE = {"checkpoint_every", "log_every"}
+
+
+def train(
+    config: TrainConfig,
+    data: StepData,
+    out: Path,
+    *,
+    resume: bool = False,
+    evaluate: bool = True,
+    quiet: bool = False,
+) -> Path:
+    """Train gates and LoRA, measure them on the dev steps, and save a bundle.
+
+    Under `torchrun` every process calls it; the first one writes.
+
+    Args:
+        config: of the run.
+        data: its steps.
+        out: folder of the run.
+        resume: go on from the newest checkpoint in `out`; a finished run is left as it is.
+        evaluate: whether to measure the bundle on the dev steps, if there are any.
+        quiet: show no progress.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        CheckpointError: `out` holds another run, or one to be resumed, or cannot be written to.
+        CorpusError: steps that fit neither the model, nor the mixture, nor the objective.
+        BackboneError: no checkpoint of the Qwen2 family under the model's name.
+    """
+    if quiet:
+        logging.disable_progress_bar()  # transformers' own, while weights are read
+    folder = resolve_checkpoint(config.model)
+    check_steps(data, config, folder)
+    bundle = out / BUNDLE
+    run = _identity(config, data)
+    if _is_finished(bundle, out, run, resume):
+        return bundle
+    model = RoutedModel.from_config(config, folder)
+    steps = data.train
+    objective = make_objective(config.objective, steps.groups, steps.is_tool_call, len(model.gates_bias_L))
+    trainer = LayerRouteTrainer(model, objective, config, steps, out, run, quiet=quiet)
+    if trainer.done < config.schedule.updates:
+        trainer.train()
+    if trainer.is_world_process_zero():
+        name = portable_name(config.model)
+        evaluation = {}
+        if evaluate and data.dev is not None:
+            report = evaluate_model(model, data.dev, bundle=out.name, backbone=name)
+            evaluation = report.model_dump(mode="json")
+        identity = BackboneIdentity(name=name, fingerprint=fingerprint(folder))
+        try:
+            save_routed(
+                model,
+                bundle,
+                backbone=identity,
+                training=_training_notes(trainer, data, run),
+                evaluation=evaluation,
+            )
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the bundle {bundle} ({error.strerror}): make room on the disk and go on with --resume"
+            ) from error
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    return bundle
+
+
+def _identity(config: TrainConfig, data: StepData) -> dict[str, Any]:
+    """What decides the result of a run, as JSON values without paths of this machine."""
+    values = config.model_dump(mode="json", exclude=_NOT_DECISIVE)
+    values["model"] = portable_name(config.model)
+    values["data"] = {"mixture": dict(config.data.mixture)}  # the digest of the steps stands for the rest
+    return {
+        "config": values,
+        "steps": data.train.digest(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _is_finished(bundle: Path, out: Path, run: Mapping[str, Any], resume: bool) -> bool:
+    if not resume and (bundle.exists() or has_checkpoints(out / CHECKPOINTS)):
+        raise CheckpointError(f"{out} holds a run already: pass --resume to go on with it, or choose another folder")
+    if not bundle.exists():
+        return False
+    refuse_other_run(bundle, load_bundle(bundle).metadata.training["run"], run)
+    return True
+
+
+def _training_notes(trainer: LayerRouteTrainer, data: StepData, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the bundle says of its training."""
+    objective = {name: value.tolist() for name, value in trainer.objective.state_dict().items()}
+    trainable = {name: parameter.numel() for name, parameter in trainer.routed.trainable().items()}
+    return {
+        "run": dict(run),
+        "data": {**data.notes, "steps": len(data.train), "dev": data.dev.digest() if data.dev is not None else None},
+        "objective": {"cells": list(trainer.objective.cells), **objective},
+        "skipped_updates": trainer.skipped_updates,
+        "trainable_parameters": {
+            "lora": sum(count for name, count in trainable.items() if "lora_" in name),
+            "routers": sum(count for name, count in trainable.items() if "lora_" not in name),
+        },
+    }
