@@ -26,6 +26,19 @@ _MARKERS = ("D", "v", "P", "X", "*", "<", ">", "h")
 _LINEAR_RISE = 0.01  # nats per token up to which the frontier's axis is linear: a rise may be negative
 
 
+def check_available() -> None:
+    """Refuse before anything is measured what could not be drawn afterwards.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "layerroute[train]"') from error
+    del matplotlib
+
+
 def plot_report(report: EvaluationReport, folder: Path) -> list[Path]:
     """Draw what a report holds into `folder` and return the files.
 
@@ -199,11 +212,10 @@ def _of_kind(outcome: Outcome, kind: StepKind) -> KindOutcome:
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure without a window behind it, and its axes."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "layerroute[train]"') from error
+    check_available()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, columns, sharey=columns > 1)

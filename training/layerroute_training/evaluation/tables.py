@@ -72,7 +72,7 @@ def to_rich(table: Table) -> rich.table.Table:
         box=None,
     )
     for index, column in enumerate(table.columns):
-        shown.add_column(Text(plain(column)), justify="left" if index == 0 else "right")
+        shown.add_column(Text(plain(column)), justify="left" if index == 0 else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(plain(cell)) for cell in row))
     return shown

@@ -1,0 +1,106 @@
+"""Measure a bundle on conversations that it was not trained on: what it skips, and what that costs."""
+
+import argparse
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from layerroute.commands.shared import print_document
+
+if TYPE_CHECKING:  # torch loads only when something is measured
+    from layerroute_training.data import StepData
+    from layerroute_training.evaluation.bundles import Subject
+
+_PAGE = 160  # columns where stdout is no terminal
+
+HELP = "measure a bundle: skip, quality, baselines, free-running answers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("bundle", metavar="BUNDLE", help='a bundle\'s folder, or "embedded" for the shipped one')
+    parser.add_argument("--backbone", metavar="MODEL", help="folder or hub id (default: the one the bundle names)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    data = parser.add_argument_group("data (one of --data and --steps)")
+    data.add_argument(
+        "--data", nargs="+", default=[], metavar="PATH", help="hub ids, files or folders of conversations"
+    )
+    data.add_argument("--steps", type=Path, metavar="DIR", help="steps that `layerroute train --prepare` wrote")
+    data.add_argument("--split", choices=("dev", "train"), default="dev", help="of the data (default: %(default)s)")
+    data.add_argument("--limit", type=int, metavar="N", help="most steps per group and kind (default: 1500)")
+    more = parser.add_argument_group("what is measured besides")
+    more.add_argument(
+        "--baselines",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="other ways to skip as much, and quality against skip; wants a GPU (default: no)",
+    )
+    more.add_argument("--static-bundle", type=Path, metavar="DIR", help="bundle of a static program, as a baseline")
+    more.add_argument(
+        "--free-running", type=int, default=0, metavar="N", help="answer up to N tool-call steps and GSM8K questions"
+    )
+    more.add_argument("--processes", type=int, default=1, metavar="P", help="that answer on the CPU (default: 1)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print the report as one JSON document, and no tables")
+    output.add_argument("--plots", type=Path, metavar="DIR", help="draw plots into this folder (PNG and SVG)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the report on stdout."""
+    _check_usage(args)
+    from layerroute_training.evaluation.bundles import Options, evaluate_bundle, find
+    from layerroute_training.evaluation.plots import check_available, plot_report
+    from layerroute_training.evaluation.tables import report_tables, to_rich
+
+    if args.plots is not None:
+        check_available()
+    console = Console(stderr=True, quiet=args.json)
+    subject = find(args.bundle, args.backbone)
+    options = Options(
+        split=args.split,
+        limit=args.limit,
+        baselines=args.baselines,
+        static=args.static_bundle,
+        free_running=args.free_running,
+        processes=args.processes,
+        device=args.device,
+    )
+    with nullcontext() if args.json else console.status("reading the data") as status:
+        data = _data(args, subject)
+        report = evaluate_bundle(subject, data, options, status.update if status else lambda text: None)
+    if args.plots is not None:
+        for path in plot_report(report, args.plots):
+            console.print(f"plot: {path}", markup=False, highlight=False)
+    if args.json:
+        print_document(report.model_dump(mode="json"))
+        return 0
+    page = Console(width=None if sys.stdout.isatty() else _PAGE)
+    for table in report_tables(report):
+        page.print(to_rich(table), "")
+    return 0
+
+
+def _data(args: argparse.Namespace, subject: "Subject") -> "StepData":
+    from layerroute_training.config import DataConfig, TrainConfig
+    from layerroute_training.data import StepData, build_data
+    from layerroute_training.recipes import corpora_of
+
+    if args.steps is not None:
+        return StepData.load(args.steps)
+    return build_data(TrainConfig(model=str(subject.backbone), data=DataConfig(corpora=corpora_of(args.data))))
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    from layerroute_training.errors import ConfigError
+
+    if bool(args.data) == (args.steps is not None):
+        raise ConfigError("give either --data, corpora to evaluate on, or --steps, a folder of prepared steps")
+    if args.static_bundle is not None and not args.baselines:
+        raise ConfigError("--static-bundle is one more baseline: give --baselines too")
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError("--limit needs a number of at least 1")
+    if args.free_running < 0 or args.processes < 1:
+        raise ConfigError("--free-running needs a number of at least 0, and --processes of at least 1")
