@@ -58,10 +58,13 @@ def part_of(row: Row) -> Part:
 
 def _bucket(messages: Sequence[Message]) -> int:
     first = next((message["content"] for message in messages if message["role"] == "user"), "")
-    text = unicodedata.normalize("NFKC", first).lower()
-    words = " ".join(re.findall(r"[^\W_]+", text))
-    digest = hashlib.sha256(words.encode()).hexdigest()
+    digest = hashlib.sha256(" ".join(words_of(first)).encode()).hexdigest()
     return int(digest[:8], 16) % 10_000
+
+
+def words_of(text: str) -> list[str]:
+    """The letter and digit runs of a text, NFKC-normalised and lower-cased: what it says, without its typography."""
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
