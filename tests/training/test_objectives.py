@@ -70,6 +70,29 @@ def test_a_bound_that_nothing_violates_skips_all_and_one_that_everything_violate
     assert dear.max() < 0.02
 
 
+def test_one_bad_batch_does_not_throw_a_multiplier_far():
+    config = ConstrainedObjective(tool_call=QualityBound(rise=0.02), planning=QualityBound(rise=0.02))
+    objective = make_objective(config, GROUPS, BOTH, 4)
+    objective.multiplier_C.fill_(10.0)
+    out = output(torch.zeros(4), torch.tensor([9.0, 0.1, 1.0, 1.02]), [1, 1, 1, 1])
+    objective.loss(out, CALLS, GROUP, torch.ones(4))
+    objective.end_update()
+    assert torch.allclose(objective.multiplier_C, 10 + config.multiplier_rate * torch.tensor([-1.0, 1.0, 1.0, 0.0]))
+
+
+def test_multipliers_see_the_steps_of_all_processes(monkeypatch):
+    """Two processes, one with a tool call at a skip of 0.75 and one with three at 0.25."""
+    config = ConstrainedObjective(tool_call=SkipTarget(skip=0.25), planning=SkipTarget(skip=0.0), multiplier_rate=0.5)
+    here, there = (make_objective(config, GROUPS, BOTH, 4) for _ in range(2))
+    here.loss(output(torch.tensor([0.0, 0.75, 0.0, 0.0]), torch.ones(4), [1, 1, 0, 0]), CALLS, GROUP)
+    there.loss(output(torch.tensor([0.0, 0.25, 0.0, 0.0]), torch.ones(4), [1, 3, 0, 0]), CALLS, GROUP)
+    theirs = {name: buffer.clone() for name, buffer in there.named_buffers()}
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.add_(theirs["_sums_4C"]))
+    here.end_update()
+    assert torch.allclose(here.multiplier_C, torch.tensor([0.0, 0.5 * 0.125, 0.0, 0.0]))
+
+
 def test_targets_and_bounds_mix():
     config = ConstrainedObjective(tool_call=QualityBound(rise=0.02), planning=SkipTarget(skip=0.05))
     skip_B = settle(make_objective(config, GROUPS, BOTH, 4), lambda skip_B: 0.5 * skip_B.square(), 1500)

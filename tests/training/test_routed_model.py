@@ -336,7 +336,9 @@ def test_a_bundle_gives_the_model_back(tmp_path, targets):
     assert torch.equal(one.run_BL, other.run_BL)
     assert torch.allclose(one.nll_A, other.nll_A, atol=1e-5)
     assert torch.allclose(one.kind_logit_B, other.kind_logit_B, atol=1e-5)
-    assert not again.trainable()
+    with again.bare():
+        pass
+    assert not again.trainable(), "a frozen model stays frozen"
     assert again.routers.always_run == (0, 3)
     assert load_bundle(tmp_path / "bundle").metadata.training == {"seed": 3}
     if targets:

@@ -111,9 +111,10 @@ class Constrained(Objective):
 
     A `QualityBound` asks for the most skip with nll <= (1 + rise) * nll_full. The Lagrangian
     -skip + lambda * (nll - (1 + rise) * nll_full) is divided by lambda, so that the cross-entropy keeps the weight 1
-    with which the LoRA learns: nll - reward * skip, the reward being 1 / lambda >= 0. The reward is counted in units of
-    the rise in nats that is allowed; it grows while the loss is below the bound, shrinks above, and the room left acts
-    on it at once as the squared miss does above.
+    with which the LoRA learns: nll - reward * skip. The multiplier is the reward, nll_full / lambda >= 0, in units of
+    the rise in nats that is allowed; it grows while the loss is below the bound and shrinks above. The room that is
+    left acts at once, as the squared miss does above, and counts as one at most in either direction: a batch on which
+    the gates explored cannot throw the multiplier far.
     """
 
     def __init__(self, config: ConstrainedObjective, groups: Sequence[str]) -> None:
@@ -146,7 +147,7 @@ class Constrained(Objective):
         skip_C, miss_C = means.mean(means.skip_sum_C), self._miss(means)
         equality_C = self.multiplier_C * miss_C + 0.5 * self._config.stiffness * miss_C.square()
         room_C, allowed_C = miss_C.detach(), self._rise_C * means.mean(means.full_sum_C)
-        reward_C = (self.multiplier_C + self._config.stiffness * room_C).clamp(min=0) * allowed_C
+        reward_C = (self.multiplier_C + self._config.stiffness * room_C) * allowed_C
         price_C = torch.where(self._is_bound_C, -reward_C * skip_C, equality_C)
         # A sum of means: each cell keeps its own trade-off, however many of its tokens a batch holds.
         loss = ((means.mean(means.nll_sum_C) + price_C) * means.present()).sum()
@@ -259,7 +260,8 @@ def static_programs(skipped: Sequence[int], skip: float, index_B: Tensor, num_bl
             f"of 0 to {num_blocks - 1}"
         )
     run_BL = torch.ones(len(index_B), num_blocks, device=index_B.device)
-    run_BL[:, list(skipped[:whole])] = 0.0
+    for block in skipped[:whole]:  # one by one: a list of indices would have to be sent to the GPU
+        run_BL[:, block] = 0.0
     if needed > whole:
         run_BL[:, skipped[whole]] = (index_B * _HASH % _HASHES >= share * _HASHES).float()
     return run_BL
