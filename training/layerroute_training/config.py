@@ -47,6 +47,7 @@ class DataConfig(_Config):
         unused_tools: share of planning prompts without tools that are shown tools of other rows.
         malformed: share of malformed rows beyond which the run stops.
         drop_overlap: leave out training rows that share text with evaluation rows; otherwise they stop the run.
+        kept_back: train on the rows alone that the embedded backbone never saw (`rows.part_of`).
         mixture: share of the training steps per "group/kind"; empty keeps the corpora's own proportions.
     """
 
@@ -55,6 +56,7 @@ class DataConfig(_Config):
     unused_tools: Share = 0.2
     malformed: Share = 0.05
     drop_overlap: bool = False
+    kept_back: bool = False
     mixture: Mapping[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
 
 

@@ -20,7 +20,7 @@ from layerroute_training.config import DataConfig, TrainConfig
 from layerroute_training.corpora import LoadedCorpus, load_rows
 from layerroute_training.errors import ConfigError, CorpusError
 from layerroute_training.overlap import check_overlap, find_overlap
-from layerroute_training.rows import Row, Split
+from layerroute_training.rows import Row, Split, part_of
 from layerroute_training.steps import StepCounts, StepSet, build_steps
 from layerroute_training.turns import ANSWER_TOO_LONG
 
@@ -99,6 +99,8 @@ def build_data(config: TrainConfig) -> StepData:
     tokenizer = load_tokenizer(folder)
     corpora = load_rows(data.corpora, malformed=data.malformed)
     rows = {split: _rows_by_group(corpora, split) for split in _SPLITS}
+    if data.kept_back:
+        rows["train"] = {name: [row for row in of if part_of(row) == "fit"] for name, of in rows["train"].items()}
     dropped = 0
     if data.drop_overlap:
         rows["train"], dropped = _without_overlap(rows["train"], rows["dev"])
@@ -115,7 +117,7 @@ def build_data(config: TrainConfig) -> StepData:
     if "train" not in sets:
         raise CorpusError("the corpora hold no training rows: every row belongs to a held-out split")
     notes = {
-        "data": {"window": data.window, "unused_tools": data.unused_tools},
+        "data": {"window": data.window, "unused_tools": data.unused_tools, "kept_back": data.kept_back},
         "corpora": [_describe_corpus(corpus) for corpus in corpora],
         "overlapping_rows_dropped": dropped,
         "counts": {split: asdict(count) for split, count in counts.items()},
