@@ -45,7 +45,7 @@ def test_skip_targets_are_met_in_every_cell():
     objective = make_objective(
         ConstrainedObjective(tool_call=SkipTarget(skip=0.31), planning=SkipTarget(skip=0.05)), GROUPS, BOTH, 4
     )
-    skip_B = settle(objective, lambda skip_B: skip_B.square(), 800)
+    skip_B = settle(objective, lambda skip_B: skip_B.square(), 500)
     assert torch.allclose(skip_B, torch.tensor([0.05, 0.31, 0.05, 0.31]), atol=0.01)
     assert objective.multiplier_C.max() < 0, "what costs has to be paid for"
 
@@ -57,16 +57,16 @@ def test_a_quality_bound_is_used_up_and_not_exceeded(full_nll):
         ConstrainedObjective(tool_call=QualityBound(rise=0.02), planning=QualityBound(rise=0.005)), GROUPS, BOTH, 4
     )
     assert objective.needs_full_depth
-    skip_B = settle(objective, lambda skip_B: 0.5 * skip_B.square(), 1500, full_nll)
+    skip_B = settle(objective, lambda skip_B: 0.5 * skip_B.square(), 900, full_nll)
     assert torch.allclose(skip_B, torch.tensor([0.1, 0.2, 0.1, 0.2]), atol=0.01)
     assert objective.multiplier_C.min() >= 0
 
 
 def test_a_bound_that_nothing_violates_skips_all_and_one_that_everything_violates_nothing():
     config = ConstrainedObjective(tool_call=QualityBound(rise=0.02), planning=QualityBound(rise=0.02))
-    free = settle(make_objective(config, GROUPS, BOTH, 4), lambda skip_B: 0 * skip_B, 600)
+    free = settle(make_objective(config, GROUPS, BOTH, 4), lambda skip_B: 0 * skip_B, 400)
     assert free.min() > 0.9
-    dear = settle(make_objective(config, GROUPS, BOTH, 4), lambda skip_B: skip_B + 0.5, 600)
+    dear = settle(make_objective(config, GROUPS, BOTH, 4), lambda skip_B: skip_B + 0.5, 400)
     assert dear.max() < 0.02
 
 
@@ -95,7 +95,7 @@ def test_multipliers_see_the_steps_of_all_processes(monkeypatch):
 
 def test_targets_and_bounds_mix():
     config = ConstrainedObjective(tool_call=QualityBound(rise=0.02), planning=SkipTarget(skip=0.05))
-    skip_B = settle(make_objective(config, GROUPS, BOTH, 4), lambda skip_B: 0.5 * skip_B.square(), 1500)
+    skip_B = settle(make_objective(config, GROUPS, BOTH, 4), lambda skip_B: 0.5 * skip_B.square(), 900)
     assert torch.allclose(skip_B, torch.tensor([0.05, 0.2, 0.05, 0.2]), atol=0.01)
 
 
