@@ -90,7 +90,9 @@ def _data(args: argparse.Namespace, subject: "Subject") -> "StepData":
 
     if args.steps is not None:
         return StepData.load(args.steps)
-    return build_data(TrainConfig(model=str(subject.backbone), data=DataConfig(corpora=corpora_of(args.data))))
+    # Baselines are fitted on training rows, and those that share text with what is measured would help them.
+    data = DataConfig(corpora=corpora_of(args.data), drop_overlap=True)
+    return build_data(TrainConfig(model=subject.backbone, data=data))
 
 
 def _check_usage(args: argparse.Namespace) -> None:
