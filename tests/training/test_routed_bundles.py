@@ -91,7 +91,7 @@ def real_steps():
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     encoder, (header, end) = ConversationEncoder(tokenizer), answer_header(tokenizer)
     found = []
-    for kind in ("front_desk", "everyday_tools"):
+    for kind in ("analyst", "everyday_tools"):
         ids = encoder.encode(next(iter(conversations.generate(kind, 0, 1, 20_261_122))))
         mask = answer_mask(ids, header, end)
         begins = [at for at in range(1, len(ids)) if mask[at] and not mask[at - 1]]
