@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more.add_argument(
         "--free-running", type=int, default=0, metavar="N", help="answer up to N tool-call steps and GSM8K questions"
     )
-    more.add_argument("--processes", type=int, default=1, metavar="P", help="that answer on the CPU (default: 1)")
+    more.add_argument(
+        "--processes", type=int, default=1, metavar="P", help="if more than 1, they answer on the CPU"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print the report as one JSON document, and no tables")
     output.add_argument("--plots", type=Path, metavar="DIR", help="draw plots into this folder (PNG and SVG)")

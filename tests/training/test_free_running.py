@@ -1,6 +1,7 @@
 """Scores of tool calls and numbers, and free-running answers of the embedded model."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from layerroute.errors import RouterError
 from layerroute.report import StepKind
 from layerroute_training.errors import ConfigError, CorpusError
 from layerroute_training.evaluation.answering import Condition, constraint_of
-from layerroute_training.evaluation.free_running import choose, free_running, programs_of
+from layerroute_training.evaluation.baselines import STATIC_BUNDLE
+from layerroute_training.evaluation.bundles import conditions
+from layerroute_training.evaluation.free_running import choose, free_running
 from layerroute_training.evaluation.tool_calls import argument_f1, canonical, final_number, score_calls
 from layerroute_training.steps import StepSet
 
@@ -237,18 +240,21 @@ def test_gsm8k_is_answered_once_per_way(found):
 
 
 def test_what_is_left_out_is_said(found):
-    (note,) = found.notes
+    where, note = found.notes
+    assert where == "answered on cpu"
     assert note.startswith("left out 1: two tools share a name")
 
 
-def test_baselines_answer_under_their_programs(steps, engine):
+def test_baselines_answer_under_their_programs(steps):
     run_NL = np.ones((len(steps), 24), dtype=np.bool_)
     run_NL[:, 20:] = False
-    ways = (CONDITIONS[1], Condition("static", BUNDLE, "full", programs=programs_of(run_NL)))
-    found = free_running(CONFIG, ways, steps.select([0]), limit=1)
-    scores = scores_of(found, "all")
-    assert scores["static", True].skip == pytest.approx(4 / 24)
-    assert scores["full", True].skip == 0.0
+    ways = conditions(Path(BUNDLE), "generation", {"random": run_NL, STATIC_BUNDLE: run_NL}, static=Path("elsewhere"))
+    assert [one.adapter for one in ways[-2:]] == [BUNDLE, "elsewhere"]
+    found = free_running(CONFIG, ways[:-1], steps.select([0]), limit=1)
+    skips = {way: score.skip for way, score in scores_of(found, "all").items()}
+    assert skips["random", True] == pytest.approx(4 / 24)
+    assert (skips["full", True], skips["bare", False]) == (0.0, 0.0)
+    assert ("random", False) not in skips
 
 
 def test_worker_processes_change_nothing(steps):

@@ -53,7 +53,8 @@ class Options:
         baselines: whether baselines and the frontier are measured too, and answer too if anything answers.
         static: folder of a bundle trained for one static program, as one more baseline.
         free_running: steps of each task that are answered freely; 0 for none.
-        processes: worker processes that answer. device: as in `EngineConfig`.
+        processes: 1 answers on the device; more are worker processes that answer on the CPU.
+        device: as in `EngineConfig`.
     """
 
     split: Split = "dev"
@@ -139,7 +140,7 @@ def evaluate_bundle(
     del model, static  # the engine loads its own
     measured = steps.select(choose(steps, limit, report.conditions.seed))
     found = free_running(
-        EngineConfig(model=str(subject.backbone_folder), device=options.device),
+        EngineConfig(model=str(subject.backbone_folder), device="cpu" if options.processes > 1 else options.device),
         conditions(subject.folder, subject.metadata.scope, programs, options.static),
         measured,
         limit=options.free_running,

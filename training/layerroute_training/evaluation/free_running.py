@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerroute.engine.config import EngineConfig
+from layerroute.engine.loading import resolve_device
 from layerroute.program import LayerProgram
 from layerroute_training.errors import CorpusError
 from layerroute_training.evaluation.answering import Answered, Condition, Question, Result, Task, answer_all
@@ -72,7 +73,8 @@ def free_running(
         for task in _TASKS
         for score in _task_scores(task, [one for one in kept if task_of[one.step] == task], conditions, steps, seed)
     ]
-    return FreeRunning(max_tokens=MAX_TOKENS, seed=seed, scores=tuple(scores), notes=_notes(results))
+    where = f"answered on {resolve_device(config.device).type}"
+    return FreeRunning(max_tokens=MAX_TOKENS, seed=seed, scores=tuple(scores), notes=(where, *_notes(results)))
 
 
 def choose(steps: StepSet, limit: int, seed: int) -> list[Question]:
