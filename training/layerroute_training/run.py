@@ -76,7 +76,8 @@ def train(
         name = portable_name(config.model)
         evaluation = {}
         if evaluate and data.dev is not None:
-            report = evaluate_model(model, data.dev, bundle=out.name, backbone=name)
+            title = f"{config.objective.name}, seed {config.seed}"  # not the folder: equal runs give equal bundles
+            report = evaluate_model(model, data.dev, bundle=title, backbone=name)
             evaluation = report.model_dump(mode="json")
         identity = BackboneIdentity(name=name, fingerprint=fingerprint(folder))
         try:

@@ -99,7 +99,8 @@ class LayerRouteTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False
         self._folder, self._run = out / CHECKPOINTS, run
         self.objective.to(self.args.device)
-        self.optimizer = self._adamw = ClippedAdamW(model.trainable(), config.schedule)
+        self._adamw = ClippedAdamW(model.trainable(), config.schedule)
+        self.optimizer = self._adamw
         checkpoint = newest_checkpoint(self._folder, run)
         self.done = checkpoint.update if checkpoint else 0
         if checkpoint:
@@ -116,7 +117,7 @@ class LayerRouteTrainer(Trainer):  # type: ignore[misc]
     @property
     def skipped_updates(self) -> int:
         """Updates left out because a gradient was not finite."""
-        return int(self._adamw.skipped)
+        return int(self._adamw.skipped.item())
 
     # What transformers.Trainer asks for
 
@@ -211,7 +212,7 @@ class LayerRouteTrainer(Trainer):  # type: ignore[misc]
         return torch.logit(torch.rand(shape, generator=random, device=random.device).clamp(1e-6, 1 - 1e-6))
 
     def _state(self) -> dict[str, Tensor]:
-        parts = {
+        parts: dict[str, Mapping[str, Tensor]] = {
             "model": self.routed.trainable(),
             "optimizer": self._adamw.named_state(),
             "objective": self.objective.state_dict(),
@@ -262,6 +263,7 @@ def _arguments(config: TrainConfig, out: Path, quiet: bool) -> TrainingArguments
         report_to="none",
         disable_tqdm=quiet,
         remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),  # Trainer wants to be told, or the processes of torchrun stay apart
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
     )

@@ -1,0 +1,172 @@
+"""`layerroute train` from rows to a bundle, and its errors: each one line that names the remedy, and exit code 2."""
+
+import gzip
+import json
+from dataclasses import asdict
+
+import pytest
+import tiny_runs
+
+from layerroute.bundle import load_bundle
+from layerroute.cli import main
+from layerroute_training.data import StepData
+from layerroute_training.rows import Row
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_runs.checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+    return path
+
+
+def everything(path):
+    return write(path, [*tiny_runs.conversations(10), *tiny_runs.conversations(4, 50, "dev")])
+
+
+def command(folder, corpus, out, *more):
+    words = [word for setting in tiny_runs.settings(folder, *more) for word in ("--set", setting)]
+    return ["train", *words, "--data", str(corpus), "--out", str(out), "--quiet"]
+
+
+def said(capsys):
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_rows_become_a_bundle(folder, tmp_path, capsys):
+    corpus = everything(tmp_path / "data" / "toolcall" / "rows.jsonl.gz").parent.parent
+    assert main(command(folder, corpus, tmp_path / "out")) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'bundle'}\n"
+    training = load_bundle(tmp_path / "out" / "bundle").metadata.training
+    (read,) = training["data"]["corpora"]
+    assert (read["name"], read["read"], read["kept"], read["malformed"]) == ("toolcall", 14, 14, {})
+    assert training["data"]["counts"]["train"]["steps"] == training["data"]["steps"] == 20
+    assert training["data"]["counts"]["dev"]["steps"] == 8
+
+
+def test_prepared_steps_train_to_the_same_bundle(folder, tmp_path, capsys):
+    corpus = everything(tmp_path / "rows.jsonl.gz")
+    straight = command(folder, corpus, tmp_path / "straight")
+    assert main([*straight, "--no-evaluate"]) == 0
+    prepare = [*straight[: straight.index("--out")], "--prepare", str(tmp_path / "steps")]
+    assert main(prepare) == 0
+    assert len(StepData.load(tmp_path / "steps").dev) == 8
+    train = tiny_runs.train_command(folder, tmp_path / "steps", tmp_path / "prepared", "--no-evaluate")
+    assert main(train) == 0
+    made = [tiny_runs.contents(tmp_path / name / "bundle") for name in ("straight", "prepared")]
+    assert made[0] == made[1]
+
+
+def test_what_was_read_is_shown(folder, tmp_path, capsys):
+    corpus = everything(tmp_path / "rows.jsonl.gz")
+    words = command(folder, corpus, tmp_path / "out")
+    words = [*words[: words.index("--out")], "--prepare", str(tmp_path / "steps")]
+    assert main(words) == 0
+    err = capsys.readouterr().err
+    assert "14 of 14 rows" in err
+    assert "train: 20 steps of 10 conversations" in err
+
+
+# Errors
+
+
+def refused(folder, tmp_path, rows, *more):
+    return main(command(folder, write(tmp_path / "rows.jsonl.gz", rows), tmp_path / "out", *more)) == 2
+
+
+def test_an_empty_corpus(folder, tmp_path, capsys):
+    assert refused(folder, tmp_path, [])
+    assert "rows.jsonl.gz" in (line := said(capsys))
+    assert "Check the path" in line
+
+
+def test_one_kind_only(folder, tmp_path, capsys):
+    plain = [
+        Row(row.id, row.source, row.split, [], [row.messages[0], row.messages[-1]])
+        for row in tiny_runs.conversations(10)
+    ]
+    assert refused(folder, tmp_path, plain)
+    assert "add a corpus with tool-call steps" in said(capsys)
+
+
+def test_answers_longer_than_the_window(folder, tmp_path, capsys):
+    rows = tiny_runs.conversations(10)
+    for row in rows[:5]:
+        row.messages[-1]["content"] = "long " * 600
+    assert refused(folder, tmp_path, rows, "data.window=400")
+    assert "5 of 20 train answers are longer than the window of 400 tokens: raise data.window" in said(capsys)
+
+
+def test_overlap_with_the_held_out_rows(folder, tmp_path, capsys):
+    rows = tiny_runs.conversations(10)
+    copy = Row("copy", "made", "dev", rows[6].tools, rows[6].messages)
+    assert refused(folder, tmp_path, [*rows, copy])
+    assert "1 training rows open like an evaluation row" in (line := said(capsys))
+    assert "data.drop_overlap=true" in line
+
+
+def test_overlap_can_be_dropped(folder, tmp_path):
+    rows = tiny_runs.conversations(10)
+    copy = Row("copy", "made", "dev", rows[6].tools, rows[6].messages)
+    corpus = write(tmp_path / "rows.jsonl.gz", [*rows, copy])
+    assert main([*command(folder, corpus, tmp_path / "out", "data.drop_overlap=true"), "--no-evaluate"]) == 0
+    data = load_bundle(tmp_path / "out" / "bundle").metadata.training["data"]
+    assert (data["overlapping_rows_dropped"], data["steps"]) == (1, 18)
+
+
+def test_a_hub_that_cannot_be_reached(folder, tmp_path, capsys):
+    """Sockets are off in tests: the hub's own library fails as it does without a network."""
+    assert main(command(folder, "someone/something", tmp_path / "out")) == 2
+    line = said(capsys)
+    assert "someone/something" in line
+    assert "hub cannot be reached" in line
+    assert "Download it and give the path" in line
+
+
+def test_another_architecture(tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    assert main(command(other, everything(tmp_path / "rows.jsonl.gz"), tmp_path / "out")) == 2
+    assert "is a 'llama' model; LayerRoute runs the Qwen2 family" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("objective.tool_call.skip=1.5", "less than or equal to 1 (got 1.5)"),
+        ("objective.planning.skip=-1", "greater than or equal to 0 (got -1)"),
+        ("schedule.speed=3", "schedule.speed: Extra inputs"),
+        ("speed=3", "speed: Extra inputs"),
+        ('data.mixture={"corpora/tool_calls": 1}', "there are no steps of corpora/tool_calls; known: corpora/planning"),
+        ("routers.always_run=[6]", "the model has blocks 0 to 5"),
+    ],
+)
+def test_settings_that_cannot_be(folder, tmp_path, capsys, setting, message):
+    corpus = everything(tmp_path / "rows.jsonl.gz")
+    assert main(command(folder, corpus, tmp_path / "out", setting)) == 2
+    assert message in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give either --out DIR"),
+        (["--out", "a", "--prepare", "b"], "give either --out DIR"),
+        (["--prepare", "b", "--seeds", "2"], "leave out --steps, --seeds and --resume"),
+        (["--out", "a", "--seeds", "0"], "at least 1"),
+        (["--out", "a", "--parallel", "2"], "only with --seeds"),
+        (["--out", "a", "--seeds", "2", "--set", "seed=3"], "leave out --set seed"),
+        (["--out", "a", "--recipe", "secret"], "default, embedded, paper"),
+        (["--out", "a", "--steps", "nowhere"], "nowhere"),
+    ],
+)
+def test_options_that_contradict_each_other(options, message, capsys):
+    assert main(["train", *options]) == 2
+    assert message in said(capsys)
