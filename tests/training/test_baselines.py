@@ -125,7 +125,7 @@ def test_a_block_without_effect_costs_nothing_and_has_no_influence(train):
     model = made_model()
     without_effect(model, 3)
     assert loss_without(model, train, [3]) == pytest.approx(loss_without(model, train, []), abs=1e-6)
-    influence = block_influence(model, train, batch_tokens=300)
+    influence = block_influence(model, train)
     assert influence[3] == pytest.approx(0.0, abs=1e-6)
     assert influence_order(model, train)[0] == 3
     assert 0 not in influence_order(model, train)

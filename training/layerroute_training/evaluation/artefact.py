@@ -8,20 +8,18 @@ import torch
 
 from layerroute.report import StepKind
 from layerroute_training.evaluation.kinds import Passes
-from layerroute_training.evaluation.measure import BATCH_TOKENS, batches_on, evaluating
+from layerroute_training.evaluation.measure import batches_on, evaluating
 from layerroute_training.evaluation.report import PublishedPerplexity
 from layerroute_training.evaluation.statistics import BoolArray, FloatArray
 from layerroute_training.published import published_perplexity
 from layerroute_training.routed_model import RoutedModel
 
 
-def published_report(
-    model: RoutedModel, passes: Passes, batch_tokens: int = BATCH_TOKENS
-) -> tuple[PublishedPerplexity, ...]:
+def published_report(model: RoutedModel, passes: Passes) -> tuple[PublishedPerplexity, ...]:
     """Compare the formulas, for each kind that occurs. `passes` are measures of the same model."""
     indices, fulls, routeds = [], [], []
     with evaluating(model), torch.inference_mode():
-        for batch in batches_on(model.gates_bias_L.device, passes.steps, batch_tokens):
+        for batch in batches_on(model.gates_bias_L.device, passes.steps):
             found = published_perplexity(model, batch["tokens_BT"], batch["prompt_lengths_B"], batch["lengths_B"])
             indices.append(batch["index_B"])
             fulls.append(found.full_B.double())

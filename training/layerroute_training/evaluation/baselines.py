@@ -22,7 +22,7 @@ from layerroute_training.evaluation.equal_skip import (
     step_hashes,
 )
 from layerroute_training.evaluation.importance import influence_order, mean_loss, removable, removal_order
-from layerroute_training.evaluation.measure import BATCH_TOKENS, Measures, measure
+from layerroute_training.evaluation.measure import Measures, measure
 from layerroute_training.evaluation.report import KindOutcome, Outcome
 from layerroute_training.evaluation.statistics import BoolArray, ClusterBootstrap, interval
 from layerroute_training.routed_model import RoutedModel
@@ -51,7 +51,6 @@ class Arena:
     Attributes:
         model: the routed model. steps: what is measured. routed, full: measures of it under its gates, at full depth.
         bootstrap: over the conversations of the steps. seed: of hashes and random blocks.
-        batch_tokens: most tokens of a batch.
     """
 
     model: RoutedModel
@@ -60,11 +59,10 @@ class Arena:
     full: Measures
     bootstrap: ClusterBootstrap
     seed: int
-    batch_tokens: int = BATCH_TOKENS
 
     def run(self, run_NL: BoolArray) -> Measures:
         """Measures under these programs."""
-        return measure(self.model, self.steps, run_NL=run_NL, batch_tokens=self.batch_tokens)
+        return measure(self.model, self.steps, run_NL=run_NL)
 
     def outcome(
         self, name: str, found: Measures, *, skipped: Order | None = None, bundle: str | None = None
@@ -136,9 +134,9 @@ def compare_baselines(
     model, L = dev.model, dev.routed.run_NL.shape[1]
     everything = np.ones(len(dev.steps), dtype=np.bool_)
     sets = {
-        "static one-shot": removal_order(model, train, 1, dev.batch_tokens),
+        "static one-shot": removal_order(model, train, 1),
         "static greedy": greedy,
-        "block influence": influence_order(model, train, dev.batch_tokens),
+        "block influence": influence_order(model, train),
     }
     outcomes = [dev.outcome("routed", dev.routed)]
     runs = {} if programs is None else programs
@@ -147,7 +145,7 @@ def compare_baselines(
         outcomes.append(dev.outcome(name, dev.run(runs[name]), skipped=order[: ceil(dev.share * L)]))
     if static is not None:
         runs[STATIC_BUNDLE] = run_of_parts([Part(everything, static.skipped, dev.share)], dev.steps, L, dev.seed)
-        found = measure(static.model, dev.steps, run_NL=runs[STATIC_BUNDLE], batch_tokens=dev.batch_tokens)
+        found = measure(static.model, dev.steps, run_NL=runs[STATIC_BUNDLE])
         skipped = static.skipped[: ceil(dev.share * L)]
         outcomes.append(dev.outcome(STATIC_BUNDLE, found, skipped=skipped, bundle=static.name))
     others = {
@@ -196,10 +194,7 @@ def length_programs(dev: Arena, train: StepSet, order: Order) -> BoolArray:
         return run_of_parts([part], steps, L, dev.seed)
 
     fits = {rule: run_NL for rule in rules if (run_NL := run_of(rule, train)) is not None}
-    losses = {
-        rule: mean_loss(train, measure(dev.model, train, run_NL=run_NL, batch_tokens=dev.batch_tokens))
-        for rule, run_NL in fits.items()
-    }
+    losses = {rule: mean_loss(train, measure(dev.model, train, run_NL=run_NL)) for rule, run_NL in fits.items()}
     # A side that was large enough in training may be too small here: then the next best rule.
     runs = (run_of(rule, dev.steps) for rule in sorted(losses, key=losses.__getitem__))
     return next(run_NL for run_NL in runs if run_NL is not None)
@@ -214,9 +209,7 @@ def kind_programs(dev: Arena, train: StepSet) -> dict[str, BoolArray]:
     L, calls_N = dev.routed.run_NL.shape[1], dev.steps.is_tool_call
     shares = {kind: dev.skip_of(calls_N == kind) for kind in (True, False)}
     orders = {
-        kind: removal_order(
-            dev.model, train.select(train.is_tool_call == kind), max(1, ceil(share * L)), dev.batch_tokens
-        )
+        kind: removal_order(dev.model, train.select(train.is_tool_call == kind), max(1, ceil(share * L)))
         for kind, share in shares.items()
     }
     predicted_N = dev.routed.kind_probability_N >= 0.5

@@ -13,7 +13,7 @@ from layerroute_training.evaluation.equal_skip import Order, choose
 from layerroute_training.evaluation.frontier import TARGETS, skip_frontier
 from layerroute_training.evaluation.importance import removal_order
 from layerroute_training.evaluation.kinds import Passes, group_report
-from layerroute_training.evaluation.measure import BATCH_TOKENS, measure, shape_of
+from layerroute_training.evaluation.measure import measure, shape_of
 from layerroute_training.evaluation.report import (
     ALL,
     KINDS,
@@ -52,7 +52,6 @@ def evaluate(
     bundle: str = "",
     backbone: str = "",
     split: str = "dev",
-    batch_tokens: int = BATCH_TOKENS,
 ) -> EvaluationReport:
     """Measure a model, on the device that it is on.
 
@@ -65,7 +64,7 @@ def evaluate(
         greedy_depth: rounds of the greedy static set. targets: of the frontier, skips of tool calls.
         static: a model trained for one static program, as one more baseline.
         programs: takes the programs of every baseline (see `compare_baselines`).
-        bundle, backbone, split: names for the report. batch_tokens: most tokens of a batch, padding included.
+        bundle, backbone, split: names for the report.
 
     Raises:
         CorpusError: no steps to measure, or none to fit baselines on.
@@ -77,9 +76,9 @@ def evaluate(
     full_1L = np.ones((1, len(model.gates_bias_L)), dtype=np.bool_)
     passes = Passes(
         steps,
-        measure(model, steps, batch_tokens=batch_tokens),
-        measure(model, steps, run_NL=full_1L, batch_tokens=batch_tokens),
-        measure(model, steps, bare=True, batch_tokens=batch_tokens),
+        measure(model, steps),
+        measure(model, steps, run_NL=full_1L),
+        measure(model, steps, bare=True),
         shape_of(model),
         model.routers.scope,
     )
@@ -105,7 +104,7 @@ def evaluate(
             },
             ALL: group_report(passes, seed),
         },
-        published=published_report(model, passes, batch_tokens) if published else (),
+        published=published_report(model, passes) if published else (),
     )
     if not (baselines or frontier):
         return report
@@ -113,8 +112,8 @@ def evaluate(
         raise CorpusError("baselines and the frontier are fitted on training steps: give some, or leave both out")
     fit = train.select(choose(train, sample, seed))
     bootstrap = ClusterBootstrap(steps.conversation, seed=seed)
-    arena = Arena(model, steps, passes.routed, passes.full, bootstrap, seed, batch_tokens)
-    greedy: Order = removal_order(model, fit, greedy_depth, batch_tokens)
+    arena = Arena(model, steps, passes.routed, passes.full, bootstrap, seed)
+    greedy: Order = removal_order(model, fit, greedy_depth)
     return report.model_copy(
         update={
             "baselines": compare_baselines(arena, fit, greedy, static, programs) if baselines else (),

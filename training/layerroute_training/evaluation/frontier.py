@@ -13,7 +13,7 @@ import torch
 
 from layerroute_training.evaluation.baselines import Arena, Part, random_programs, run_of_parts
 from layerroute_training.evaluation.equal_skip import Order, kind_weights
-from layerroute_training.evaluation.measure import BATCH_TOKENS, measure
+from layerroute_training.evaluation.measure import measure
 from layerroute_training.evaluation.report import FrontierPoint
 from layerroute_training.evaluation.statistics import FloatArray
 from layerroute_training.routed_model import RoutedModel
@@ -49,26 +49,26 @@ def skip_frontier(
     A target beyond what blocks with a choice allow is left out.
     """
     return tuple(
-        _point(dev, target, find_offset(dev.model, train, target, dev.batch_tokens), greedy)
+        _point(dev, target, find_offset(dev.model, train, target), greedy)
         for target in targets
         if target * dev.routed.run_NL.shape[1] <= len(greedy)
     )
 
 
-def find_offset(model: RoutedModel, train: StepSet, target: float, batch_tokens: int = BATCH_TOKENS) -> float:
+def find_offset(model: RoutedModel, train: StepSet, target: float) -> float:
     """The offset on all gate logits with which the tool calls of `train` skip closest to `target`, by bisection."""
     calls = train.select(train.is_tool_call)
     weight_N = kind_weights(train)[train.is_tool_call] * 2
     logit_NL: FloatArray | None = None
     if model.routers.scope == "generation":  # the gates read full-depth states, so no offset changes a logit
-        soft_NL = measure(model, calls, batch_tokens=batch_tokens).soft_NL.clip(1e-12, 1 - 1e-12)
+        soft_NL = measure(model, calls).soft_NL.clip(1e-12, 1 - 1e-12)
         logit_NL = np.log(soft_NL / (1 - soft_NL))
 
     def skip(offset: float) -> float:
         if logit_NL is not None:
             return float((weight_N * (logit_NL + offset <= 0).mean(1)).sum())
         with shifted(model, offset):
-            return float((weight_N * measure(model, calls, batch_tokens=batch_tokens).skip).sum())
+            return float((weight_N * measure(model, calls).skip).sum())
 
     low, high = -_WIDEST_OFFSET, _WIDEST_OFFSET
     for _ in range(_HALVINGS):
@@ -82,7 +82,7 @@ def find_offset(model: RoutedModel, train: StepSet, target: float, batch_tokens:
 
 def _point(dev: Arena, target: float, offset: float, greedy: Order) -> FrontierPoint:
     with shifted(dev.model, offset):
-        routed = measure(dev.model, dev.steps, batch_tokens=dev.batch_tokens)
+        routed = measure(dev.model, dev.steps)
     here, L = replace(dev, routed=routed), routed.run_NL.shape[1]
     everything = np.ones(len(dev.steps), dtype=np.bool_)
     static_NL = run_of_parts([Part(everything, greedy, here.share)], dev.steps, L, dev.seed)

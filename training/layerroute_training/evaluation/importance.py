@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layerroute_training.evaluation.equal_skip import Order
-from layerroute_training.evaluation.measure import BATCH_TOKENS, Measures, batches_on, evaluating, measure
+from layerroute_training.evaluation.measure import Measures, batches_on, evaluating, measure
 from layerroute_training.evaluation.statistics import FloatArray
 from layerroute_training.routed_model import RoutedModel
 from layerroute_training.steps import StepSet
@@ -29,14 +29,14 @@ def mean_loss(steps: StepSet, found: Measures) -> float:
     return float(np.mean([found.nll_N[kind_N].sum() / found.tokens_N[kind_N].sum() for kind_N in kinds]))
 
 
-def loss_without(model: RoutedModel, steps: StepSet, removed: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> float:
+def loss_without(model: RoutedModel, steps: StepSet, removed: Sequence[int]) -> float:
     """`mean_loss` with these blocks removed for all steps."""
     run_1L = np.ones((1, len(model.gates_bias_L)), dtype=np.bool_)
     run_1L[:, list(removed)] = False
-    return mean_loss(steps, measure(model, steps, run_NL=run_1L, batch_tokens=batch_tokens))
+    return mean_loss(steps, measure(model, steps, run_NL=run_1L))
 
 
-def removal_order(model: RoutedModel, steps: StepSet, depth: int = 1, batch_tokens: int = BATCH_TOKENS) -> Order:
+def removal_order(model: RoutedModel, steps: StepSet, depth: int = 1) -> Order:
     """Greedy order of importance, measured on `steps` under the model's LoRA.
 
     Each round removes the block whose removal, on top of those removed before, raises the loss least. After `depth`
@@ -45,20 +45,20 @@ def removal_order(model: RoutedModel, steps: StepSet, depth: int = 1, batch_toke
     removed: list[int] = []
     ranked: list[int] = list(removable(model))
     for _ in range(min(depth, len(ranked))):
-        losses = {block: loss_without(model, steps, [*removed, block], batch_tokens) for block in ranked}
+        losses = {block: loss_without(model, steps, [*removed, block]) for block in ranked}
         first, *ranked = sorted(ranked, key=losses.__getitem__)
         removed.append(first)
     return (*removed, *ranked)
 
 
-def influence_order(model: RoutedModel, steps: StepSet, batch_tokens: int = BATCH_TOKENS) -> Order:
+def influence_order(model: RoutedModel, steps: StepSet) -> Order:
     """Blocks by block influence, lowest first (ShortGPT, arXiv 2403.03853, section 3.2)."""
-    influence_L = block_influence(model, steps, batch_tokens)
+    influence_L = block_influence(model, steps)
     return tuple(sorted(removable(model), key=influence_L.__getitem__))
 
 
 @torch.inference_mode()
-def block_influence(model: RoutedModel, steps: StepSet, batch_tokens: int = BATCH_TOKENS) -> FloatArray:
+def block_influence(model: RoutedModel, steps: StepSet) -> FloatArray:
     """1 - cosine of the states that enter and leave each block [L], at full depth, mean over all tokens but padding."""
     layers = model.backbone.model.layers
     device = model.gates_bias_L.device
@@ -78,7 +78,7 @@ def block_influence(model: RoutedModel, steps: StepSet, batch_tokens: int = BATC
     try:
         # The LoRA is float32 over a backbone that may be bfloat16, as in training.
         with evaluating(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            for batch in batches_on(device, steps, batch_tokens):
+            for batch in batches_on(device, steps):
                 tokens_BT, lengths_B = batch["tokens_BT"], batch["lengths_B"]
                 is_token_BT = torch.arange(tokens_BT.shape[1], device=device) < lengths_B[:, None]
                 model.backbone.model(tokens_BT, use_cache=False)

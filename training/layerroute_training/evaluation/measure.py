@@ -21,7 +21,8 @@ from layerroute_training.routed_model import RoutedModel
 from layerroute_training.scoring import scored_tokens
 from layerroute_training.steps import StepSet
 
-BATCH_TOKENS = 1 << 16
+BATCH_TOKENS = {"cuda": 1 << 17, "cpu": 1 << 13}
+"""Tokens of a batch: on a GPU many, so that it and not Python sets the pace; on a CPU few, with less padding."""
 _FORWARD = ("tokens_BT", "prompt_lengths_B", "lengths_B", "scored_at_A")
 
 
@@ -61,7 +62,7 @@ def measure(
     *,
     run_NL: BoolArray | None = None,
     bare: bool = False,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Measures:
     """Score the answers of all steps, teacher-forced, without gate noise or drop-out.
 
@@ -70,7 +71,7 @@ def measure(
         steps: what to measure.
         run_NL: programs to run, one per step (or one row for all), in place of the gates' own.
         bare: measure the backbone alone at full depth: no LoRA, no gates.
-        batch_tokens: most tokens of a batch, padding included.
+        batch_tokens: most tokens of a batch, padding included; None for `BATCH_TOKENS`.
     """
     if bare:
         with model.bare():
@@ -96,9 +97,9 @@ def measure(
     return Measures(nll_N, steps.answer_lengths, run, soft_NL, belief_N)
 
 
-def batches_on(device: torch.device, steps: StepSet, batch_tokens: int) -> Iterator[dict[str, Tensor]]:
+def batches_on(device: torch.device, steps: StepSet, batch_tokens: int | None = None) -> Iterator[dict[str, Tensor]]:
     """All steps in batches of like length, collated and sent to the device without waiting for it."""
-    for indices in evaluation_batches(steps, batch_tokens):
+    for indices in evaluation_batches(steps, batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])):
         batch = collate(steps, indices)
         lengths = (batch["prompt_lengths_B"], batch["lengths_B"])
         batch["scored_at_A"] = scored_tokens(*lengths, batch["tokens_BT"].shape[1])
@@ -109,11 +110,15 @@ def batches_on(device: torch.device, steps: StepSet, batch_tokens: int) -> Itera
 
 @contextmanager
 def evaluating(model: RoutedModel) -> Iterator[None]:
-    """Evaluation mode for a while: no drop-out, and gates that read the prompt alone."""
+    """Evaluation mode for a while: no drop-out, gates that read the prompt alone, and nothing compiled.
+
+    An evaluation has many shapes and few batches of each: compiling would take longer than all of it.
+    """
     was_training = model.training
     model.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         model.train(was_training)
 
