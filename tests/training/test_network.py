@@ -60,7 +60,7 @@ def states(network, tokens_BT, start_BT, run_LBT=None):
     rope = rope_tables(network.shape, torch.arange(tokens_BT.shape[1]) - start_BT, torch.float32)
     run = torch.ones(network.shape.num_blocks, *tokens_BT.shape) if run_LBT is None else run_LBT.float()
     weights = network.weights(torch.float32)
-    return network(weights, tokens_BT, dense_mask(start_BT), rope, lambda block, state: run[block].unsqueeze(-1))
+    return network(weights, tokens_BT, dense_mask(start_BT), rope, run.unsqueeze(-1))
 
 
 def random_tokens(rows, seed=0):
@@ -92,8 +92,7 @@ def test_skipping_equals_leaving_the_block_out(network):
     weights = network.weights(torch.float32)
     without = weights._replace(blocks=[weights.blocks[0], weights.blocks[2]])
     rope = rope_tables(SHAPE, torch.arange(ROW).unsqueeze(0), torch.float32)
-    ones = torch.ones(1, ROW, 1)
-    expected = network(without, tokens_BT, dense_mask(start_BT), rope, lambda block, state: ones)
+    expected = network(without, tokens_BT, dense_mask(start_BT), rope, torch.ones(2, 1, ROW, 1))
     assert torch.allclose(states(network, tokens_BT, start_BT, run), expected, atol=1e-6)
 
 
@@ -110,8 +109,8 @@ def test_tiles_of_the_flex_mask_are_those_torch_finds(cuts):
 def test_flex_attention_and_dense_mask_agree(network):
     tokens_BT, start_BT = random_tokens(2), torch.stack([starts(70, 128), starts(5)])
     rope = rope_tables(SHAPE, torch.arange(ROW) - start_BT, torch.float32)
-    ones = torch.ones(2, ROW, 1)
-    found = network(network.weights(torch.float32), tokens_BT, flex_mask(start_BT), rope, lambda block, state: ones)
+    ones = torch.ones(SHAPE.num_blocks, 2, ROW, 1)
+    found = network(network.weights(torch.float32), tokens_BT, flex_mask(start_BT), rope, ones)
     assert torch.allclose(found, states(network, tokens_BT, start_BT), atol=1e-5)
 
 
@@ -126,11 +125,11 @@ def test_every_block_and_every_mask_share_one_compiled_graph():
 
     torch._dynamo.reset()
     network.compile(count)
-    ones = torch.ones(2, ROW, 1)
+    ones = torch.ones(SHAPE.num_blocks, 2, ROW, 1)
     for seed, cut in enumerate((40, 128, 200)):
         start_BT = torch.stack([starts(cut), starts(cut // 2)])
         rope = rope_tables(SHAPE, torch.arange(ROW) - start_BT, torch.float32)
         weights = network.weights(torch.float32)
-        network(weights, random_tokens(2, seed), flex_mask(start_BT), rope, lambda block, state: ones)
+        network(weights, random_tokens(2, seed), flex_mask(start_BT), rope, ones)
     assert len([graph for graph in graphs if "silu" in graph.code]) == 1
     torch._dynamo.reset()

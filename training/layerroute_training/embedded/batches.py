@@ -62,9 +62,9 @@ class Documents:
         end = message_ends[index] + 1
         document = np.searchsorted(self.spans[:, 1], begin, side="right")
         inside = (document < len(self.spans)) & (end <= self.spans[np.minimum(document, len(self.spans) - 1), 1])
-        begin, end, document = begin[inside], end[inside], document[inside]
+        begin, end = begin[inside], end[inside]
         calls = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.tokens == self.chat.tool_call)])
-        return Turns(self.spans[document, 0], begin, end, calls[end] > calls[begin])
+        return Turns(begin, end, calls[end] > calls[begin])
 
     @cached_property
     def turn_of_token(self) -> NDArray[np.int32]:
@@ -86,9 +86,8 @@ class Documents:
 
 @dataclass(frozen=True)
 class Turns:
-    """Assistant turns of a group: their document's first token, the answer's first token and end, and their kind."""
+    """Assistant turns of a group: the answer's first token and end, and whether it calls a tool."""
 
-    document: IntArray
     begin: IntArray
     end: IntArray
     is_tool_call: NDArray[np.bool_]
@@ -189,8 +188,8 @@ class Rows:
         start_BT: where in its row the token's span starts; span_BT: number of the span within the batch.
         turn_BT: number of the assistant turn within the batch whose answer holds the token, or -1.
         answer_at_A: flat indices of the answer tokens, ascending.
-        prompt_end_U: flat index of the last prompt token of each turn; calls_U: whether the turn calls a tool;
-        group_U: number of the turn's group; num_spans: how many spans there are, padding included.
+        calls_U: whether the turn calls a tool; group_U: number of the turn's group.
+        num_spans: how many spans there are, padding included.
     """
 
     num_spans: int
@@ -201,7 +200,6 @@ class Rows:
     span_BT: Tensor
     turn_BT: Tensor
     answer_at_A: Tensor
-    prompt_end_U: Tensor
     calls_U: Tensor
     group_U: Tensor
 
@@ -217,12 +215,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens `start..end` of a group. Only answers that begin at or after `answers_from` count as answers."""
+    """Tokens `start..end` of a group."""
 
     group: int
     start: int
     end: int
-    answers_from: int = 0
 
 
 class RowPacker:
@@ -243,7 +240,7 @@ class RowPacker:
         B, T = len(rows), self._row_tokens
         tokens, target, start, span_of = (np.zeros((B, T), dtype=np.int64) for _ in range(4))
         weight, turn = np.zeros((B, T), dtype=np.float32), np.full((B, T), -1, dtype=np.int64)
-        prompt_end, calls, group_of = [], [], []
+        calls, group_of = [], []
         num_spans = num_turns = 0
         for b, row in enumerate(rows):
             at = 0
@@ -252,12 +249,11 @@ class RowPacker:
                 ids = group.tokens[span.start : span.end]
                 tokens[b, at:end], start[b, at:end], span_of[b, at:end] = ids, at, num_spans
                 target[b, at : end - 1] = ids[1:]
-                first, last = np.searchsorted(group.turns.begin, [max(span.start, span.answers_from), span.end])
+                first, last = np.searchsorted(group.turns.begin, [span.start, span.end])
                 turns = group.turn_of_token[span.start : span.end]
-                is_answer = turns >= max(first, 0)
+                is_answer = turns >= first
                 turn[b, at:end] = np.where(is_answer, turns - first + num_turns, -1)
                 weight[b, at : end - 1] = np.where(is_answer[1:], 1.0, self._other[span.group])
-                prompt_end.append(group.turns.begin[first:last] - span.start - 1 + at + b * T)
                 calls.append(group.turns.is_tool_call[first:last])
                 group_of.append(np.full(last - first, span.group, dtype=np.int64))
                 num_turns += int(last - first)
@@ -266,7 +262,7 @@ class RowPacker:
             start[b, at:], span_of[b, at:] = at, num_spans
             num_spans += at < T
         answer_at = np.flatnonzero(turn >= 0)
-        per_turn = (np.concatenate(parts) for parts in (prompt_end, calls, group_of))
+        per_turn = (np.concatenate(parts) for parts in (calls, group_of))
         arrays: list[NDArray[Any]] = [tokens, target, weight, start, span_of, turn, answer_at, *per_turn]
         return Rows(num_spans, *map(self._send, arrays))
 

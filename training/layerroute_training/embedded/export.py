@@ -1,7 +1,4 @@
-"""Checkpoints in Hugging Face's form, and the routers as a bundle beside them.
-
-Shape suffixes: L blocks.
-"""
+"""The trained backbone as a checkpoint in Hugging Face's form."""
 
 import json
 import shutil
@@ -10,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from layerroute_training.embedded.batches import special_token
-from layerroute_training.embedded.fit_routers import Routers
 from layerroute_training.embedded.network import Network, NetworkShape
 
 SHARD_BYTES = 15_000_000
@@ -101,64 +97,6 @@ def backbone_config(shape: NetworkShape, end: int, padding: int) -> dict[str, An
         "dtype": "bfloat16",
         "use_cache": True,
     }
-
-
-def load_backbone(network: Network, folder: Path) -> None:
-    """Give a network the weights of an exported folder, so that routers are fitted to what ships."""
-    tensors: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("model-*.safetensors")):
-        tensors |= load_file(file)
-    with torch.no_grad():
-        for ours, theirs in SINGLES.items():
-            network.get_parameter(ours).copy_(tensors[theirs])
-        for ours, theirs in STACKS.items():
-            for block in range(network.shape.num_blocks):
-                network.get_parameter(ours)[block].copy_(tensors[f"model.layers.{block}.{theirs}"])
-
-
-def save_routers(routers: Routers, notes: Mapping[str, Any], folder: Path) -> None:
-    """Write the fitted routers as plain tensors and their notes; `write_bundle` makes a bundle of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in routers.state_dict().items()}
-    save_file(tensors, folder / "fitted.safetensors")
-    _write_json(folder / "fitted.json", {"scale": routers.scale, **notes})
-
-
-def write_bundle(fitted: Path, backbone: Path, folder: Path, backbone_name: str) -> None:
-    """Make the bundle of fitted routers for an exported backbone.
-
-    Raises:
-        ImportError: pydantic is missing, which bundles need.
-        BundleError: the tensors make no valid bundle.
-    """
-    # Imported here because the machine that trains may lack pydantic; the fitted tensors can be bundled elsewhere.
-    from layerroute.bundle import BackboneIdentity, fingerprint, save_bundle
-    from layerroute.lora import LoraModule
-
-    tensors = load_file(fitted / "fitted.safetensors")
-    notes = json.loads((fitted / "fitted.json").read_text(encoding="utf-8"))
-    lora = {}
-    for name in ("q", "k", "v", "o"):
-        a_LRI, b_LOR = tensors[f"lora_a.{name}"], tensors[f"lora_b.{name}"]
-        for block, (a_RI, b_OR) in enumerate(zip(a_LRI, b_LOR, strict=True)):
-            module = f"model.layers.{block}.self_attn.{name}_proj"
-            lora[module] = LoraModule(a_RI.contiguous(), b_OR.contiguous(), notes["scale"])
-    save_bundle(
-        folder,
-        gates_weight_LD=tensors["gates_weight_LD"],
-        gates_bias_L=tensors["gates_bias_L"],
-        kind_weight_D=tensors["kind_weight_D"],
-        kind_bias=tensors["kind_bias"],
-        evidence="last",
-        normalise=True,
-        always_run=(0,),
-        scope="generation",
-        backbone=BackboneIdentity(name=backbone_name, fingerprint=fingerprint(backbone)),
-        lora=lora,
-        training=notes["training"],
-        evaluation=notes["evaluation"],
-        overwrite=True,
-    )
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The embedded backbone as a training network: Qwen2 in plain torch, over rows that hold several documents.
 
-The weights of one kind are stacked over the blocks: the optimiser, LoRA and the exporter each treat a kind at once.
+The weights of one kind are stacked over the blocks: the optimiser and the exporter each treat a kind at once.
 Every block is called through one function of static shape, which `torch.compile` compiles once for all blocks.
 
 Shape suffixes: B rows, T tokens of a row, L blocks, D hidden, Q query features, K KV features, H head size,
@@ -8,7 +8,7 @@ F intermediate, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -21,9 +21,6 @@ MASK_TILE = 128
 
 Mask = BlockMask | Tensor
 """Who attends to whom: a block mask for flex attention, or a dense one for SDPA."""
-
-Gate = Callable[[int, Tensor], Tensor]
-"""`gate(block, state_BTD)` returns run_BT1: one where a token takes the block, zero where it skips it."""
 
 
 @dataclass(frozen=True)
@@ -133,25 +130,13 @@ class Network(nn.Module):
         """Undo `compile`."""
         self._block, self._token_nll = make_block(self.shape), token_nll
 
-    def weights(self, dtype: torch.dtype, deltas: Mapping[str, Tensor] | None = None) -> Weights:
-        """Weights for a forward pass in `dtype`, with `deltas` (LoRA products, keyed q, k, v, o) added in float32."""
-
-        def projection(key: str, weight: Tensor) -> Tensor:
-            return weight if deltas is None else weight + deltas[key]
-
-        qkv_weight = torch.cat(
-            [
-                projection("q", self.q_weight_LQD),
-                projection("k", self.k_weight_LKD),
-                projection("v", self.v_weight_LKD),
-            ],
-            dim=1,
-        )
+    def weights(self, dtype: torch.dtype) -> Weights:
+        """Weights for a forward pass in `dtype`."""
         stacks = (
             self.input_norm_LD,
-            qkv_weight,
+            torch.cat([self.q_weight_LQD, self.k_weight_LKD, self.v_weight_LKD], dim=1),
             torch.cat([self.q_bias_LQ, self.k_bias_LK, self.v_bias_LK], dim=1),
-            projection("o", self.o_weight_LDQ),
+            self.o_weight_LDQ,
             self.post_norm_LD,
             torch.cat([self.gate_weight_LFD, self.up_weight_LFD], dim=1),
             self.down_weight_LDF,
@@ -159,11 +144,14 @@ class Network(nn.Module):
         per_block = zip(*(stack.to(dtype).unbind(0) for stack in stacks), strict=True)
         return Weights(self.embed_VD.to(dtype), [BlockWeights(*one) for one in per_block], self.final_norm_D.to(dtype))
 
-    def forward(self, weights: Weights, tokens_BT: Tensor, mask: Mask, rope: Rope, gate: Gate) -> Tensor:
-        """Final normalised states [B, T, D]; multiply by the embedding for logits."""
+    def forward(self, weights: Weights, tokens_BT: Tensor, mask: Mask, rope: Rope, run_LBT1: Tensor) -> Tensor:
+        """Final normalised states [B, T, D]; multiply by the embedding for logits.
+
+        `run_LBT1` is one where a token takes the block and zero where it skips it.
+        """
         state_BTD = F.embedding(tokens_BT, weights.embed_VD)
-        for index, block in enumerate(weights.blocks):
-            state_BTD = self._block(state_BTD, block, rope, mask, gate(index, state_BTD))
+        for block, run_BT1 in zip(weights.blocks, run_LBT1, strict=True):
+            state_BTD = self._block(state_BTD, block, rope, mask, run_BT1)
         return rms_norm(state_BTD, weights.final_norm_D, self.shape.norm_eps)
 
     def nll(self, weights: Weights, state_BTD: Tensor, target_BT: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Muon(Optimizer):
 
 
 def adamw(params: Iterable[nn.Parameter], lr: float, device: torch.device) -> AdamW:
-    """AdamW without weight decay, for embeddings, norms, biases, LoRA and gates."""
+    """AdamW without weight decay, for embeddings, norms and biases."""
     return AdamW(list(params), lr=lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=device.type == "cuda")
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from layerroute_training.embedded.batches import Documents, RowPacker, Rows, Span, SpanStream, pack_all
-from layerroute_training.embedded.network import Gate, Network
+from layerroute_training.embedded.network import Network
 from layerroute_training.embedded.optim import Clock, Muon, adamw, trapezoid, update
 from layerroute_training.embedded.runtime import Journal, Runtime
 
@@ -272,8 +272,11 @@ class Pretraining:
         mixture = config.anneal_mixture if annealing else config.mixture
         rows, chosen = self._stream.draw(self.clock.step, mixture)
         weights = self.network.weights(runtime.dtype)
-        gate = self._gate(rows, annealing) if progress >= config.dropout_from else runtime.everything(rows.start_BT)
-        states = runtime.states(self.network, weights, rows.tokens_BT, rows.start_BT, gate)
+        if progress >= config.dropout_from:
+            run_LBT1 = self._dropped(rows, annealing)
+        else:
+            run_LBT1 = runtime.full_depth(self.network, rows.start_BT)
+        states = runtime.states(self.network, weights, rows.tokens_BT, rows.start_BT, run_LBT1)
         nll_BT = self.network.nll(weights, states, rows.target_BT)
         loss = (nll_BT * rows.weight_BT).sum() / rows.weight_BT.sum()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -289,8 +292,8 @@ class Pretraining:
         with torch.no_grad():
             weights = self.network.weights(self.runtime.dtype)
             for rows in self._dev:
-                gate = self.runtime.everything(rows.start_BT)
-                states = self.runtime.states(self.network, weights, rows.tokens_BT, rows.start_BT, gate)
+                run_LBT1 = self.runtime.full_depth(self.network, rows.start_BT)
+                states = self.runtime.states(self.network, weights, rows.tokens_BT, rows.start_BT, run_LBT1)
                 nll_A = rows.answer_nll(self.network.nll(weights, states, rows.target_BT)).double()
                 bin_A = (rows.group_U * 2 + rows.calls_U)[rows.turn_of_answer]
                 sums[0].index_add_(0, bin_A, nll_A)
@@ -315,13 +318,12 @@ class Pretraining:
         self._journal.write("weights", {"kept": choice, "last": of_last, "average": of_average})
         return choice
 
-    def _gate(self, rows: Rows, annealing: bool) -> Gate:
+    def _dropped(self, rows: Rows, annealing: bool) -> Tensor:
         config = self.config
         drop = config.anneal_block_dropout if annealing else config.block_dropout
         seed = config.seed * 1_000_003 + self.clock.step
         run_LBT = block_dropout(rows, self.network.shape.num_blocks, drop, config.answer_skips, seed)
-        run_LBT1 = run_LBT.to(self.runtime.dtype).unsqueeze(-1)
-        return lambda block, state: run_LBT1[block]
+        return run_LBT.to(self.runtime.dtype).unsqueeze(-1)
 
     def _log(self, rows: Rows, chosen: list[int], nll_BT: Tensor, norm: Tensor) -> None:
         weighted_B = (nll_BT * rows.weight_BT).sum(1).tolist()

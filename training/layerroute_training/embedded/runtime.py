@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerroute_training.embedded.network import Gate, Mask, Network, Weights, dense_mask, flex_mask, rope_tables
+from layerroute_training.embedded.network import Mask, Network, Weights, dense_mask, flex_mask, rope_tables
 
 TOLERANCE = 0.3  # relative difference of bf16 gradients: about 0.02 from rounding, about 1 for a wrong mask
 
@@ -29,17 +29,19 @@ class Runtime:
     row_tokens: int
     rows: int
 
-    def states(self, network: Network, weights: Weights, tokens_BT: Tensor, start_BT: Tensor, gate: Gate) -> Tensor:
-        """Final states of packed rows."""
+    def states(
+        self, network: Network, weights: Weights, tokens_BT: Tensor, start_BT: Tensor, run_LBT1: Tensor
+    ) -> Tensor:
+        """Final states of packed rows, whose tokens take the blocks that `run_LBT1` says."""
         position_BT = torch.arange(tokens_BT.shape[1], device=self.device) - start_BT
         rope = rope_tables(network.shape, position_BT, self.dtype)
-        states: Tensor = network(weights, tokens_BT, self.make_mask(start_BT), rope, gate)
+        states: Tensor = network(weights, tokens_BT, self.make_mask(start_BT), rope, run_LBT1)
         return states
 
-    def everything(self, start_BT: Tensor) -> Gate:
-        """The gate of full depth."""
+    def full_depth(self, network: Network, start_BT: Tensor) -> Tensor:
+        """Run flags [L, B, T, 1] with which every token takes every block."""
         run_BT1 = torch.ones(*start_BT.shape, 1, device=self.device, dtype=self.dtype)
-        return lambda block, state: run_BT1
+        return run_BT1.expand(network.shape.num_blocks, *run_BT1.shape)
 
 
 class Journal:
@@ -70,7 +72,7 @@ def choose_runtime(network: Network, rows: int, row_tokens: int, journal: Journa
         journal.write("runtime", {"device": "cpu", "attention": "sdpa", "reason": "no CUDA device"})
         return Runtime(torch.device("cpu"), torch.float32, dense_mask, row_tokens, rows)
     torch.set_float32_matmul_precision("high")
-    torch._dynamo.config.recompile_limit = 64  # with and without gradients, routed or not
+    torch._dynamo.config.recompile_limit = 64  # with and without gradients
     device = torch.device("cuda")
     network.to(device)
     short = min(row_tokens, 2_048)
@@ -120,15 +122,24 @@ def _gradients(network: Network, runtime: Runtime, drawn_rows: int) -> list[Tens
     before = torch.searchsorted(cuts, index, right=True)
     start = torch.cat([torch.zeros(drawn_rows, 1, dtype=torch.int64), cuts], dim=1).gather(1, before)
     tokens, start = (x[: runtime.rows].to(runtime.device) for x in (tokens, start))
-    # Sharp attention: at fresh weights it is nearly uniform, and the gradients of queries and keys are rounding noise.
-    noise = {name: torch.zeros((), device=runtime.device) for name in ("v", "o")}
-    for name, weight in (("q", network.q_weight_LQD), ("k", network.k_weight_LKD)):
-        noise[name] = (torch.randn(weight.shape, generator=generator) * 0.05).to(runtime.device)
-    weights = network.weights(runtime.dtype, noise)
-    states = runtime.states(network, weights, tokens, start, runtime.everything(start))
+    weights = _with_sharp_attention(network.weights(runtime.dtype), network.v_weight_LKD.shape[1], generator)
+    states = runtime.states(network, weights, tokens, start, runtime.full_depth(network, start))
     loss = network.nll(weights, states, tokens.roll(-1, 1))[:2].mean()
     watched = [network.q_weight_LQD, network.v_weight_LKD, network.down_weight_LDF, network.embed_VD]
     return [gradient.float() for gradient in torch.autograd.grad(loss, watched)]
+
+
+def _with_sharp_attention(weights: Weights, value_features: int, generator: torch.Generator) -> Weights:
+    """Weights with noise on queries and keys.
+
+    At fresh weights attention is nearly uniform, and the gradients of queries and keys are rounding noise.
+    """
+    blocks = []
+    for block in weights.blocks:
+        noise = 0.05 * torch.randn(block.qkv_weight.shape, generator=generator)
+        noise[-value_features:] = 0.0  # the joined projections are queries, keys, values
+        blocks.append(block._replace(qkv_weight=block.qkv_weight + noise.to(block.qkv_weight)))
+    return weights._replace(blocks=blocks)
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
