@@ -21,6 +21,7 @@ from layerroute_training.evaluation.evaluate import evaluate as evaluate_model
 from layerroute_training.export import save_routed
 from layerroute_training.objectives import make_objective
 from layerroute_training.routed_model import RoutedModel
+from layerroute_training.steps import StepSet
 from layerroute_training.trainer import CHECKPOINTS, LayerRouteTrainer
 
 BUNDLE = "bundle"
@@ -72,29 +73,28 @@ def train(
     trainer = LayerRouteTrainer(model, objective, config, steps, out, run, quiet=quiet)
     if trainer.done < config.schedule.updates:
         trainer.train()
-    if trainer.is_world_process_zero():
-        name = portable_name(config.model)
-        evaluation = {}
-        if evaluate and data.dev is not None:
-            title = f"{config.objective.name}, seed {config.seed}"  # not the folder: equal runs give equal bundles
-            report = evaluate_model(model, data.dev, bundle=title, backbone=name)
-            evaluation = report.model_dump(mode="json")
-        identity = BackboneIdentity(name=name, fingerprint=fingerprint(folder))
-        try:
-            save_routed(
-                model,
-                bundle,
-                backbone=identity,
-                training=_training_notes(trainer, data, run),
-                evaluation=evaluation,
-            )
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write the bundle {bundle} ({error.strerror}): make room on the disk and go on with --resume"
-            ) from error
+    is_first = trainer.is_world_process_zero()
     if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+        distributed.destroy_process_group()  # the first process measures and writes, the others are done
+    if is_first:
+        dev = data.dev if evaluate else None
+        _write_bundle(bundle, model, config, folder, _training_notes(trainer, data, run), dev)
     return bundle
+
+
+def _write_bundle(
+    bundle: Path, model: RoutedModel, config: TrainConfig, folder: Path, notes: Mapping[str, Any], dev: StepSet | None
+) -> None:
+    name = portable_name(config.model)
+    title = f"{config.objective.name}, seed {config.seed}"  # not the folder: equal runs give equal bundles
+    evaluation = {} if dev is None else evaluate_model(model, dev, bundle=title, backbone=name).model_dump(mode="json")
+    identity = BackboneIdentity(name=name, fingerprint=fingerprint(folder))
+    try:
+        save_routed(model, bundle, backbone=identity, training=notes, evaluation=evaluation)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write the bundle {bundle} ({error.strerror}): make room on the disk and go on with --resume"
+        ) from error
 
 
 def _identity(config: TrainConfig, data: StepData) -> dict[str, Any]:

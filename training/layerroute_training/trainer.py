@@ -201,7 +201,8 @@ class LayerRouteTrainer(Trainer):  # type: ignore[misc]
             self._log.write(update, metrics | self._meter.throughput(self.args.world_size))
 
     def _seed_of(self, number: int) -> int:
-        return (self.config.seed * 1_000_003 + number) * 1_009 + self.args.process_index
+        seed: int = (self.config.seed * 1_000_003 + number) * 1_009 + self.args.process_index
+        return seed
 
     def _noise(self, number: int, rows: int, random: torch.Generator) -> Tensor | None:
         """Logistic noise [B, L] on the gates' logits (the concrete relaxation, arXiv 1611.00712 section 2.2)."""
