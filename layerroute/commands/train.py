@@ -1,6 +1,7 @@
 """Train the routers and the LoRA of a frozen backbone on conversations, and save them as a bundle."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,9 +111,13 @@ def _check_usage(args: argparse.Namespace) -> None:
         raise ConfigError("give either --out DIR, the folder of the run, or --prepare DIR")
     if args.prepare is not None and (args.steps is not None or args.seeds is not None or args.resume):
         raise ConfigError("--prepare only writes steps: leave out --steps, --seeds and --resume")
+    if args.steps is not None and args.data:
+        raise ConfigError("--steps holds what was read from corpora before: leave out --data")
     if args.seeds is not None and args.seeds < 1:
         raise ConfigError("--seeds needs a number of at least 1")
     if args.parallel < 1 or (args.parallel > 1 and args.seeds is None):
         raise ConfigError("--parallel needs a number of at least 1, and more than 1 only with --seeds")
+    if args.seeds is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("--seeds starts a process per seed: start it without torchrun")
     if args.seeds is not None and any(setting.startswith("seed=") for setting in args.set):
         raise ConfigError("--seeds chooses the seeds: leave out --set seed")

@@ -159,6 +159,7 @@ def test_settings_that_cannot_be(folder, tmp_path, capsys, setting, message):
     [
         ([], "give either --out DIR"),
         (["--out", "a", "--prepare", "b"], "give either --out DIR"),
+        (["--out", "a", "--steps", "s", "--data", "d"], "leave out --data"),
         (["--prepare", "b", "--seeds", "2"], "leave out --steps, --seeds and --resume"),
         (["--out", "a", "--seeds", "0"], "at least 1"),
         (["--out", "a", "--parallel", "2"], "only with --seeds"),
@@ -170,3 +171,9 @@ def test_settings_that_cannot_be(folder, tmp_path, capsys, setting, message):
 def test_options_that_contradict_each_other(options, message, capsys):
     assert main(["train", *options]) == 2
     assert message in said(capsys)
+
+
+def test_seeds_and_torchrun_exclude_each_other(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "--out", "a", "--seeds", "2"]) == 2
+    assert "without torchrun" in said(capsys)
