@@ -236,3 +236,12 @@ def test_steps_of_another_tokenizer_are_refused(folder, data, tmp_path):
     other = StepData(data.train, data.dev, {"tokenizer": "0" * 64})
     with pytest.raises(CorpusError, match=r"another tokenizer.*prepare them again"):
         train(tiny_runs.config(folder), other, tmp_path, quiet=True)
+
+
+def test_prepared_steps_need_no_tokenizer(folder, data, tmp_path):
+    """As with random weights of a real shape, to measure throughput."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).symlink_to(folder / name)
+    assert run(bare, StepData(data.train), tmp_path / "out", "schedule.updates=1")
