@@ -1,7 +1,8 @@
-"""The shipped model: it is what its card says, meets its targets, and runs in the engine as it ran in the recipe."""
+"""The shipped model: it is what its card says, meets its targets, and runs in the engine as it ran in training."""
 
-import json
+import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,23 +23,28 @@ from layerroute.engine.prefill import Prefill
 from layerroute.engine.prefix_cache import PrefixCache
 from layerroute.engine.request import GenerationRequest
 from layerroute.program import LayerProgram
+from layerroute.report import StepKind
 from layerroute.routers.gates import GateRouter
+from layerroute_training.batching import collate
+from layerroute_training.config import ConstrainedObjective, SkipTarget, TrainConfig
 from layerroute_training.embedded import conversations
-from layerroute_training.embedded.batches import ChatTokens, Documents, RowPacker
-from layerroute_training.embedded.export import load_backbone
-from layerroute_training.embedded.fit_routers import RoutedPass, RouterConfig, Routers, routed_weights, turn_spans
-from layerroute_training.embedded.network import Network, NetworkShape, dense_mask
+from layerroute_training.embedded.card import block_table, report_of, with_tables
 from layerroute_training.embedded.prepare import GENERAL_CHARACTERS
-from layerroute_training.embedded.runtime import Runtime
-from layerroute_training.rows import ConversationEncoder, answer_header
+from layerroute_training.evaluation.report import EvaluationReport
+from layerroute_training.export import load_routed
+from layerroute_training.steps import build_steps
 
 FOLDER = resolve_checkpoint(EMBEDDED)
 CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
-ROUTING = json.loads((FOLDER / "bundle" / "routing.json").read_text(encoding="utf-8"))
 CPU = torch.device("cpu")
-PLACES, KINDS = ("corpora", "generated", "all"), ("tool_call", "planning")
 UNSEEN_SEED = 20_261_122  # the recipe generated its conversations with seed 0
-ROWS_OF_KIND = {"front_desk": 2, "plan": 1, "plan_steps": 1, "everyday_tools": 2, "analyst": 1}
+ROWS_OF_KIND = {"front_desk": 2, "plan": 1, "plan_steps": 1, "everyday_tools": 1, "analyst": 1}
+LONGEST_ANSWER = 24  # of which the engine's tokens are compared
+
+
+@pytest.fixture(scope="module")
+def report() -> EvaluationReport:
+    return report_of(FOLDER)
 
 
 # --- what is in the folder
@@ -76,75 +82,53 @@ def test_transformers_loads_the_folder_and_gives_the_same_logits():
     assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
 
 
-# --- the card against the bundle
+# --- the report, and the card against it
 
 
-def rows_under(heading):
-    """Table rows of a section of the card, without header and ruler."""
-    section = CARD.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return [line for line in section.splitlines() if line.startswith("|")][2:]
+def test_routing_meets_its_targets(report):
+    both = report.all
+    assert both.tool_call.skip.value >= 0.30
+    assert both.planning.skip.value <= 0.10
+    assert both.differential.value >= 0.20
+    for group in report.groups.values():
+        for kind in StepKind:
+            found = group.kind(kind)
+            assert all(
+                math.isfinite(x) for rise in (found.rise, found.rise_relative) for x in rise.model_dump().values()
+            )
+            assert found.rise.value == pytest.approx(found.routed.nll.value - found.full.nll.value, abs=1e-9)
 
 
-def test_the_routing_table_is_the_bundles():
-    expected = []
-    for place in PLACES:
-        for kind in KINDS:
-            cell = ROUTING["evaluation"][place][kind]
-
-            def shown(name, digits, scale=1.0, cell=cell):
-                value, (low, high) = cell[name]["value"] * scale, cell[name]["interval"]
-                return f"{value:.{digits}f} ({low * scale:.{digits}f} to {high * scale:.{digits}f})"
-
-            columns = [place, kind.replace("_", " "), f"{cell['turns']:,}", f"{cell['tokens']:,}"]
-            columns += [shown("skip", 1, 100.0), *(shown(f"nll_{name}", 4) for name in ("routed", "full", "rise"))]
-            columns += [f"{cell['nll_bare']['value']:.4f}", f"{100 * cell['kind_accuracy']:.1f}"]
-            expected.append(f"| {' | '.join(columns)} |")
-    assert rows_under("Routing") == expected
-    for place in PLACES:
-        assert f"{ROUTING['evaluation'][place]['kind_auc']:.4f} ({place})" in CARD
-    bare, full, routed = (
-        ROUTING["evaluation"]["corpora"]["planning"][f"nll_{name}"]["value"] for name in ("bare", "full", "routed")
-    )
-    assert f"LoRA itself\ncosts {full - bare:.3f} nats" in CARD
-    assert f"against the bare backbone routing costs {routed - bare:.3f} nats" in CARD
+def test_the_report_is_of_this_model_and_of_held_out_rows(report):
+    under = report.conditions
+    assert (under.backbone, under.split) == (EMBEDDED, "dev")
+    assert under.scope == load_bundle(FOLDER / "bundle").metadata.scope
+    assert set(report.groups) == {"corpora", "generated", "all"}
 
 
-def test_the_block_table_is_the_bundles():
-    columns = [ROUTING["evaluation"][place][kind]["run_rate_per_block"] for place in PLACES[:2] for kind in KINDS]
-    expected = [
-        f"| {block} | " + " | ".join(f"{100 * rate:.1f}" for rate in rates) + " |"
-        for block, rates in enumerate(zip(*columns, strict=True))
-    ]
-    assert rows_under("Blocks that run") == expected
+def test_the_cards_tables_are_the_reports(report):
+    assert with_tables(CARD, report) == CARD
+    skip = f"{100 * report.all.tool_call.skip.value:.1f} %"
+    assert any(line.startswith("| skip, generated tokens |") and skip in line for line in CARD.splitlines())
+    assert len(block_table(report).rows) == read_config(FOLDER).num_blocks
 
 
 def test_the_card_names_the_recipe_of_the_bundle_and_every_source():
-    training = ROUTING["training"]
-    assert training["complete"]
-    assert f"{training['updates']:,} updates" in CARD
-    assert f"seed {training['seed']}" in CARD
-    targets = training["targets"]
-    assert f"{100 * targets['tool_call']:.0f} % (tool call) and {100 * targets['planning']:.0f} % (planning)" in CARD
+    run = load_bundle(FOLDER / "bundle").metadata.training["run"]
+    config = TrainConfig.model_validate(run["config"])
+    assert config.model == EMBEDDED
+    assert f"{config.schedule.updates:,} updates" in CARD
+    assert f"seed {config.seed}" in CARD
+    assert isinstance(config.objective, ConstrainedObjective)
+    for kind in StepKind:
+        asked = getattr(config.objective, kind.value)
+        words = f"{100 * (asked.skip if isinstance(asked, SkipTarget) else asked.rise):g} %"
+        assert words in CARD
     assert all(re.search(rf"`general/{source}`", CARD) for source in GENERAL_CHARACTERS)
     assert all(re.search(rf"`generated/{kind}`", CARD) for kind in conversations.KINDS)
 
 
-# --- the targets
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_routing_meets_its_targets(place):
-    tool_call, planning = (ROUTING["evaluation"][place][kind] for kind in KINDS)
-    assert tool_call["skip"]["value"] >= 0.25
-    assert planning["skip"]["value"] <= 0.10
-    assert tool_call["nll_rise"]["value"] <= 0.05
-    assert planning["nll_rise"]["value"] <= 0.02
-    for cell in (tool_call, planning):
-        rise = cell["nll_routed"]["value"] - cell["nll_full"]["value"]
-        assert rise == pytest.approx(cell["nll_rise"]["value"], abs=1e-9)
-
-
-# --- what was evaluated is what runs
+# --- what was trained is what runs
 
 
 @pytest.fixture(scope="module")
@@ -155,103 +139,71 @@ def engine():
 
 
 @pytest.fixture(scope="module")
-def documents(engine):
-    """Conversations of an unseen seed as the recipe's token documents."""
-    encoder = ConversationEncoder(engine.tokenizer)
-    parts = [
-        np.array(encoder.encode(row), dtype=np.uint16)
-        for kind, count in ROWS_OF_KIND.items()
-        for row in conversations.generate(kind, 0, count, UNSEEN_SEED)
-    ]
-    header, end = answer_header(engine.tokenizer)
-    chat = ChatTokens(end, engine.tokenizer.convert_tokens_to_ids("<tool_call>"), tuple(header))
-    offsets = np.cumsum([0, *map(len, parts)]).astype(np.int64)
-    return Documents("generated", np.concatenate(parts), offsets, chat)
+def model():
+    return load_routed(FOLDER / "bundle", FOLDER, "float32")
 
 
 @pytest.fixture(scope="module")
-def turns(documents):
-    """The first two turns with a call and the first two without of every conversation, as spans."""
+def steps(engine):
+    """Of conversations of an unseen seed, the first step with a call and the first without, answers cut short."""
+    rows = [row for kind, n in ROWS_OF_KIND.items() for row in conversations.generate(kind, 0, n, UNSEEN_SEED)]
+    steps, _ = build_steps({"generated": rows}, engine.tokenizer, window=4_096)
     chosen = []
-    for calls in (True, False):
-        seen = {}
-        for span in turn_spans([documents], 0, calls, RouterConfig()):
-            seen.setdefault(span.start, []).append(span)
-        chosen += [span for spans in seen.values() for span in spans[:2]]
-    return sorted(chosen, key=lambda span: span.end)
+    for conversation in np.unique(steps.conversation):
+        for calls in (True, False):
+            chosen += np.flatnonzero((steps.conversation == conversation) & (steps.is_tool_call == calls))[:1].tolist()
+    steps = steps.select(chosen)
+    return replace(steps, end=np.minimum(steps.end, steps.answer + LONGEST_ANSWER))
 
 
 @pytest.fixture(scope="module")
-def trainer():
-    """The recipe's network and routers, with what the folder holds."""
-    network = Network(NetworkShape())
-    load_backbone(network, FOLDER)
-    network.requires_grad_(False)
-    bundle = load_bundle(FOLDER / "bundle")
-    routers = Routers(network, RouterConfig()).requires_grad_(False)
-    routers.gates_weight_LD.copy_(bundle.gates_weight_LD)
-    routers.gates_bias_L.copy_(bundle.gates_bias_L)
-    routers.kind_weight_D.copy_(bundle.kind_weight_D)
-    routers.kind_bias.copy_(bundle.kind_bias)
-    for name in routers.lora_a:
-        for block in range(network.shape.num_blocks):
-            module = bundle.lora[f"model.layers.{block}.self_attn.{name}_proj"]
-            assert module.scale == routers.scale
-            routers.lora_a[name][block].copy_(module.a_RI)
-            routers.lora_b[name][block].copy_(module.b_OR)
-    return network, routers
+def forwards(model, steps):
+    """What training computes for each step."""
+    found = []
+    for index in range(len(steps)):
+        columns = collate(steps, np.array([index]))
+        with torch.inference_mode():
+            found.append(model(columns["tokens_BT"], columns["prompt_lengths_B"], columns["lengths_B"]))
+    return found
 
 
-def forward_of_the_recipe(trainer, documents, span):
-    """Run flags [L], belief and logits [A, V] before each answer token, by the code that trained and evaluated."""
-    network, routers = trainer
-    length = span.end - span.start
-    runtime = Runtime(CPU, torch.float32, dense_mask, length, 1)
-    rows = RowPacker([documents], length, 0.0, CPU).pack([[span]])
-    routed = RoutedPass(routers, rows, torch.float32, None)
-    weights = routed_weights(network, routers, runtime)
-    states = runtime.states(network, weights, rows.tokens_BT, rows.start_BT, routed)
-    logits_AV = F.linear(states.flatten(0, 1)[rows.answer_at_A - 1], weights.embed_VD)
-    return routed.decisions()[0], torch.sigmoid(routed.kind_logit_U[0]), logits_AV
-
-
-def ids_of(documents, span):
-    """Prompt and answer of a turn."""
-    ids = documents.tokens[span.start : span.end].tolist()
-    at = span.answers_from - span.start
-    return tuple(ids[:at]), ids[at:]
+def ids_of(steps, index):
+    """Prompt and answer of a step."""
+    start, answer, end = (int(column[index]) for column in (steps.start, steps.answer, steps.end))
+    return tuple(steps.tokens[start:answer].tolist()), steps.tokens[answer:end].tolist()
 
 
 @torch.inference_mode()
-def test_the_engine_runs_what_the_recipe_evaluated(engine, trainer, documents, turns):
-    """Same gates, same belief in the kind, and same logits along the given answer, in float32."""
+def test_the_engine_runs_what_was_trained(engine, steps, forwards):
+    """Same gates, same belief in the kind, and same losses along the given answer, in float32."""
     runner = engine.load()
     router = GateRouter(runner.bundle)
     programs = set()
-    for span in turns:
-        prompt_ids, answer_ids = ids_of(documents, span)
-        run_L, belief, expected_AV = forward_of_the_recipe(trainer, documents, span)
+    for index, expected in enumerate(forwards):
+        prompt_ids, answer_ids = ids_of(steps, index)
         prefill = Prefill(runner.backbone, PrefixCache(1, lambda slots: runner.backbone.new_cache(slots, 4_096)))
         prompt = prefill.run(prompt_ids, router, "generation", Meter(runner.shape), Stopwatch(), lambda: None)
         decision = prompt.decision
-        assert decision.program.blocks == tuple(run_L.nonzero().flatten().tolist())
-        assert decision.tool_call_probability == pytest.approx(float(belief), abs=1e-3)
-        found = [prompt.logits_V]
+        assert decision.program.blocks == tuple(expected.run_BL[0].nonzero().flatten().tolist())
+        belief = float(torch.sigmoid(expected.kind_logit_B[0]))
+        assert decision.tool_call_probability == pytest.approx(belief, abs=1e-3)
+        logits = [prompt.logits_V]
         for at, token in enumerate(answer_ids[:-1]):
             start = len(prompt_ids) + at
-            found.append(runner.stepper.step([token], start, prompt.visits, prompt.conversation.cache))
-        assert (torch.stack(found) - expected_AV).abs().max() < 1e-3
+            logits.append(runner.stepper.step([token], start, prompt.visits, prompt.conversation.cache))
+        nll_A = F.cross_entropy(torch.stack(logits), torch.tensor(answer_ids), reduction="none")
+        assert (nll_A - expected.nll_A).abs().max() < 1e-3
         programs.add(decision.program)
-    assert len(programs) > len(turns) // 2, "the turns must need different programs for this to mean anything"
+    assert len(programs) > 1, "the steps must need different programs for this to mean anything"
 
 
-def test_a_request_runs_under_the_recipes_gates(engine, trainer, documents, turns):
-    """The same through the front door, prefix cache included: what the report says is what the recipe decided."""
-    for span in turns:
-        prompt_ids, _ = ids_of(documents, span)
-        with torch.inference_mode():
-            run_L, _, logits_AV = forward_of_the_recipe(trainer, documents, span)
+def test_a_request_runs_under_the_trained_gates(engine, model, steps, forwards):
+    """The same through the front door, prefix cache included: what the report says is what the gates decided."""
+    for index, expected in enumerate(forwards):
+        prompt_ids, _ = ids_of(steps, index)
+        with torch.inference_mode():  # the first token is predicted at full depth
+            first = model.backbone(torch.tensor([prompt_ids])).logits[0, -1].argmax()
         result = engine.submit(GenerationRequest(prompt_ids, max_tokens=1)).result()
         assert result.report.router == "gates"
-        assert list(result.report.visits_per_block) == run_L.int().tolist()
-        assert result.token_ids == (int(logits_AV[0].argmax()),)
+        assert list(result.report.visits_per_block) == expected.run_BL[0].int().tolist()
+        assert result.token_ids == (int(first),)
