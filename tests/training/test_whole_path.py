@@ -17,6 +17,7 @@ from layerroute_training.data import StepData
 from layerroute_training.evaluation import bundles
 from layerroute_training.evaluation.evaluate import evaluate
 from layerroute_training.evaluation.report import EvaluationReport
+from layerroute_training.rows import part_of
 
 SETTINGS = ("data.window=512", "schedule.updates=3", "schedule.batch=4", "routers.run_bias=0")
 
@@ -26,26 +27,34 @@ def recipe(tmp_path_factory):
     """Arguments of the embedded recipe on canonical rows, in a folder of their own, and a few generated ones."""
     folder = tmp_path_factory.mktemp("rows") / "toolcall"
     folder.mkdir()
-    made = [*tiny_runs.conversations(4), *tiny_runs.conversations(3, 100, "dev")]
+    kept_back = [row for row in tiny_runs.conversations(90) if part_of(row) == "fit"][:4]
+    made = [*kept_back, *tiny_runs.conversations(3, 100, "dev")]
     with gzip.open(folder / "made.jsonl.gz", "wt", encoding="utf-8") as lines:
         lines.writelines(json.dumps(asdict(row)) + "\n" for row in made)
     corpora = [
         {"name": str(folder), "format": "canonical"},
-        {"name": "generated", "group": "generated", "limit": 12},
+        {"name": "generated", "group": "generated", "limit": 50},
     ]
     settings = (f"data.corpora={json.dumps(corpora)}", *SETTINGS)
     return ["train", "--recipe", "embedded", "--quiet", *(word for one in settings for word in ("--set", one))]
 
 
+def shortest(steps, count):
+    """The shortest steps, so many of each kind."""
+    order = np.argsort(steps.lengths, kind="stable")
+    of_kind = [order[steps.is_tool_call[order] == calls][:count] for calls in (True, False)]
+    return steps.select(np.concatenate(of_kind))
+
+
 @pytest.fixture(scope="module")
 def steps(recipe, tmp_path_factory):
-    """What --prepare wrote: all training steps, and the shortest of each kind, to fit baselines on in little time."""
+    """What --prepare wrote, cut down to few dev steps, and in `few` to one training step of each kind for baselines."""
     folder = tmp_path_factory.mktemp("steps")
-    assert main([*recipe, "--prepare", str(folder / "all")]) == 0
-    data = StepData.load(folder / "all")
-    order = np.argsort(data.train.lengths, kind="stable")
-    shortest = [order[data.train.is_tool_call[order] == calls][0] for calls in (True, False)]
-    StepData(data.train.select(shortest), data.dev, data.notes).save(folder / "few")
+    assert main([*recipe, "--prepare", str(folder / "prepared")]) == 0
+    data = StepData.load(folder / "prepared")
+    dev = shortest(data.dev, 2)
+    StepData(data.train, dev, data.notes).save(folder / "all")
+    StepData(shortest(data.train, 1), dev, data.notes).save(folder / "few")
     return folder
 
 
