@@ -90,7 +90,7 @@ class RouterConfig(_Config):
     band_bias: float | None = None
     always_run: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     noise: bool = True
-    quiet_from: Share = 0.7
+    quiet_from: Share = 0.6
 
 
 class SkipTarget(_Config):
@@ -161,7 +161,7 @@ class ScheduleConfig(_Config):
     batch: PositiveInt = 64
     accumulation: PositiveInt = 1
     lora_rate: Annotated[float, Field(gt=0.0)] = 1e-3
-    gate_rate: Annotated[float, Field(gt=0.0)] = 3e-3
+    gate_rate: Annotated[float, Field(gt=0.0)] = 1e-2
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     clip: Annotated[float, Field(gt=0.0)] = 1.0

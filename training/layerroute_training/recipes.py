@@ -37,7 +37,10 @@ def default(data: Sequence[str] = ()) -> TrainConfig:
 
 
 def embedded(data: Sequence[str] = ()) -> TrainConfig:
-    """`default` for the model that ships with the package, on `data` and the generated conversations."""
+    """`default` for the model that ships with the package, on `data` and the generated conversations.
+
+    Of both it takes the rows that the backbone's pre-training left out.
+    """
     base = default(data)
     corpora = corpora_of(data)
     generated = CorpusConfig(name=GENERATED, group=GENERATED, limit=_GENERATED_ROWS)
@@ -50,7 +53,7 @@ def embedded(data: Sequence[str] = ()) -> TrainConfig:
     return base.model_copy(
         update={
             "model": EMBEDDED,
-            "data": DataConfig(corpora=(*corpora, generated), mixture=mixture),
+            "data": DataConfig(corpora=(*corpora, generated), mixture=mixture, drop_overlap=True, kept_back=True),
         }
     )
 
