@@ -43,7 +43,7 @@ def help_of() -> dict[str, str]:
 
 
 def test_commands_exist(help_of):
-    assert set(help_of) == {"demo", "chat", "report", "bench", "version"}
+    assert set(help_of) == {"demo", "chat", "train", "evaluate", "report", "bench", "version"}
     for _, name, *arguments in commands():
         for option in (word for word in arguments if word.startswith("--")):
             assert re.search(rf"{option}\b", help_of[name]), f"layerroute {name} has no {option}"
