@@ -123,6 +123,7 @@ def test_rows_that_the_bundle_was_trained_on_are_refused(steps, tmp_path, capsys
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["embedded", "--data", "x"], "give one bundle, or folders"),
         ([], "give either --data"),
         (["--data", "x", "--steps", "y"], "give either --data"),
         (["--data", "x", "--limit", "0"], "at least 1"),

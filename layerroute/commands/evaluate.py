@@ -1,10 +1,10 @@
-"""Measure a bundle on conversations that it was not trained on: what it skips, and what that costs."""
+"""Measure a bundle on conversations that it was not trained on, or compare sweeps over seeds that were measured."""
 
 import argparse
-import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,53 +14,97 @@ if TYPE_CHECKING:  # torch loads only when something is measured
     from layerroute_training.data import StepData
     from layerroute_training.evaluation.bundles import Subject
 
-_PAGE = 160  # columns where stdout is no terminal
+HELP = "measure a bundle: skip, quality, baselines, free-running answers; or compare sweeps over seeds"
 
-HELP = "measure a bundle: skip, quality, baselines, free-running answers"
+_MEASURING: dict[str, Any] = {
+    "backbone": None,
+    "device": "auto",
+    "data": (),
+    "steps": None,
+    "split": "dev",
+    "limit": None,
+    "baselines": False,
+    "static_bundle": None,
+    "free_running": 0,
+    "processes": 1,
+}
+"""Options of a measurement, with their defaults. Sweeps are not measured: the reports in their bundles are read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("bundle", metavar="BUNDLE", help='a bundle\'s folder, or "embedded" for the shipped one')
-    parser.add_argument("--backbone", metavar="MODEL", help="folder or hub id (default: the one the bundle names)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    data = parser.add_argument_group("data (one of --data and --steps)")
-    data.add_argument(
-        "--data", nargs="+", default=[], metavar="PATH", help="hub ids, files or folders of conversations"
+    parser.add_argument(
+        "bundles",
+        nargs="+",
+        metavar="BUNDLE",
+        help='a bundle\'s folder, or "embedded" for the shipped one; or folders that `layerroute train --seeds` wrote: '
+        "these are compared by the reports in their bundles, without data",
     )
+    parser.add_argument("--backbone", metavar="MODEL", help="folder or hub id (default: the one the bundle names)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    data = parser.add_argument_group("data (one of --data and --steps)")
+    data.add_argument("--data", nargs="+", metavar="PATH", help="hub ids, files or folders of conversations")
     data.add_argument("--steps", type=Path, metavar="DIR", help="steps that `layerroute train --prepare` wrote")
-    data.add_argument("--split", choices=("dev", "train"), default="dev", help="of the data (default: %(default)s)")
+    data.add_argument("--split", choices=("dev", "train"), help="of the data (default: %(default)s)")
     data.add_argument("--limit", type=int, metavar="N", help="most steps per group and kind (default: 1500)")
     more = parser.add_argument_group("what is measured besides")
     more.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
-        default=False,
         help="other ways to skip as much, and quality against skip; wants a GPU (default: no)",
     )
     more.add_argument("--static-bundle", type=Path, metavar="DIR", help="bundle of a static program, as a baseline")
     more.add_argument(
-        "--free-running", type=int, default=0, metavar="N", help="answer up to N tool-call steps and GSM8K questions"
+        "--free-running", type=int, metavar="N", help="answer up to N tool-call steps and GSM8K questions"
     )
-    more.add_argument(
-        "--processes", type=int, default=1, metavar="P", help="if more than 1, they answer on the CPU"
-    )
+    more.add_argument("--processes", type=int, metavar="P", help="if more than 1, they answer on the CPU")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print the report as one JSON document, and no tables")
     output.add_argument("--plots", type=Path, metavar="DIR", help="draw plots into this folder (PNG and SVG)")
+    parser.set_defaults(**_MEASURING)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the report on stdout."""
+    """Measure a bundle or compare sweeps, and print the report on stdout."""
+    from layerroute_training.sweep import is_sweep
+
+    folders = [Path(name).expanduser() for name in args.bundles]
+    if any(is_sweep(folder) for folder in folders):
+        return _compare(args, folders)
     _check_usage(args)
+    return _measure(args)
+
+
+def _compare(args: argparse.Namespace, folders: list[Path]) -> int:
+    from layerroute_training.errors import ConfigError
+    from layerroute_training.evaluation.plots import check_available, plot_sweep
+    from layerroute_training.evaluation.tables import show, sweep_tables
+    from layerroute_training.sweep import read_sweeps
+
+    given = [f"--{name.replace('_', '-')}" for name, default in _MEASURING.items() if getattr(args, name) != default]
+    if given:
+        raise ConfigError(f"sweeps are compared by the reports in their bundles: leave out {', '.join(given)}")
+    if args.plots is not None:
+        check_available()
+    sweeps = read_sweeps(folders)
+    if args.plots is not None:
+        _show_plots(plot_sweep(sweeps, args.plots), Console(stderr=True, quiet=args.json))
+    if args.json:
+        print_document({name: sweep.model_dump(mode="json") for name, sweep in sweeps.items()})
+    else:
+        show(sweep_tables(sweeps), Console())
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> int:
     from layerroute_training.evaluation.bundles import Options, evaluate_bundle, find
     from layerroute_training.evaluation.plots import check_available, plot_report
-    from layerroute_training.evaluation.tables import report_tables, to_rich
+    from layerroute_training.evaluation.tables import report_tables, show
 
     if args.plots is not None:
         check_available()
     console = Console(stderr=True, quiet=args.json)
-    subject = find(args.bundle, args.backbone)
+    subject = find(args.bundles[0], args.backbone)
     options = Options(
         split=args.split,
         limit=args.limit,
@@ -74,15 +118,17 @@ def run(args: argparse.Namespace) -> int:
         data = _data(args, subject)
         report = evaluate_bundle(subject, data, options, status.update if status else lambda text: None)
     if args.plots is not None:
-        for path in plot_report(report, args.plots):
-            console.print(f"plot: {path}", markup=False, highlight=False)
+        _show_plots(plot_report(report, args.plots), console)
     if args.json:
         print_document(report.model_dump(mode="json"))
-        return 0
-    page = Console(width=None if sys.stdout.isatty() else _PAGE)
-    for table in report_tables(report):
-        page.print(to_rich(table), "")
+    else:
+        show(report_tables(report), Console())
     return 0
+
+
+def _show_plots(paths: Iterable[Path], console: Console) -> None:
+    for path in paths:
+        console.print(f"plot: {path}", markup=False, highlight=False)
 
 
 def _data(args: argparse.Namespace, subject: "Subject") -> "StepData":
@@ -100,6 +146,8 @@ def _data(args: argparse.Namespace, subject: "Subject") -> "StepData":
 def _check_usage(args: argparse.Namespace) -> None:
     from layerroute_training.errors import ConfigError
 
+    if len(args.bundles) > 1:
+        raise ConfigError("give one bundle, or folders that `layerroute train --seeds` wrote")
     if bool(args.data) == (args.steps is not None):
         raise ConfigError("give either --data, corpora to evaluate on, or --steps, a folder of prepared steps")
     if args.static_bundle is not None and not args.baselines:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--no-evaluate", action="store_true", help="do not measure the bundle on the dev split")
     output.add_argument("--quiet", action="store_true", help="show no progress")
     seeds = parser.add_argument_group("several seeds")
-    seeds.add_argument("--seeds", type=int, metavar="N", help="train seeds 0 to N-1 in DIR/seed-K and summarise them")
+    seeds.add_argument("--seeds", type=int, metavar="N", help="train seeds 0 to N-1 in DIR/seed-K and compare them")
     seeds.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
 
 
@@ -74,7 +74,7 @@ def _train_one(args: argparse.Namespace, config: "TrainConfig", console: Console
 def _train_seeds(args: argparse.Namespace, config: "TrainConfig", console: Console) -> int:
     from layerroute_training.data import is_complete
     from layerroute_training.errors import CheckpointError
-    from layerroute_training.sweep import run_seeds, seed_folder, summarise, summary_table
+    from layerroute_training.sweep import run_seeds, seed_folder
 
     if not args.resume and any(seed_folder(args.out, seed).exists() for seed in range(args.seeds)):
         raise CheckpointError(f"{args.out} holds a sweep: pass --resume to go on with it, or choose another folder")
@@ -86,10 +86,28 @@ def _train_seeds(args: argparse.Namespace, config: "TrainConfig", console: Conso
     options += ["--no-evaluate"] if args.no_evaluate else []
     run_seeds(options, args.out, args.seeds, args.parallel, console)
     if not args.no_evaluate:
-        summary = summarise(args.out, args.seeds)
-        console.print(summary_table(summary))
-        print_document(summary.model_dump(mode="json"))
+        _summarise(args, console)
     return 0
+
+
+def _summarise(args: argparse.Namespace, console: Console) -> None:
+    """Print what the seeds say together, and keep it in the sweep's folder, drawn if it can be drawn."""
+    from layerroute_training.evaluation.plots import check_available, plot_sweep
+    from layerroute_training.evaluation.tables import show, sweep_tables
+    from layerroute_training.sweep import summarise
+
+    summary = summarise(args.out, range(args.seeds))
+    sweeps = {args.out.resolve().name: summary}
+    (args.out / "summary.json").write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    show(sweep_tables(sweeps), console)
+    print_document(summary.model_dump(mode="json"))
+    try:
+        check_available()
+    except ImportError as error:
+        console.print(f"no plots: {error}", markup=False, highlight=False)
+        return
+    for path in plot_sweep(sweeps, args.out / "plots"):
+        console.print(f"plot: {path}", markup=False, highlight=False)
 
 
 def _data(args: argparse.Namespace, config: "TrainConfig", console: Console) -> "StepData":

@@ -1,17 +1,17 @@
 """`layerroute train --seeds`: runs that resume, and what they say together."""
 
-import io
 import json
+import shutil
 
 import pytest
 import tiny_runs
-from rich.console import Console
 
 from layerroute.bundle import load_bundle
 from layerroute.cli import main
+from layerroute_training.errors import CorpusError
 from layerroute_training.evaluation.evaluate import seeds_summary
 from layerroute_training.evaluation.report import EvaluationReport, SeedsSummary
-from layerroute_training.sweep import summary_table
+from layerroute_training.evaluation.tables import sweep_tables
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,10 @@ def test_again_nothing_is_trained_but_what_is_missing(sweep, capsys, monkeypatch
     assert main([*command, "--resume"]) == 0
     assert tiny_runs.contents(out / "seed-0" / "bundle") == before
     assert tiny_runs.contents(out / "seed-1" / "bundle") == lost
-    printed = SeedsSummary.model_validate(json.loads(capsys.readouterr().out))
+    printed = SeedsSummary.model_validate_json(capsys.readouterr().out)
     assert printed == seeds_summary(reports(out))
+    assert SeedsSummary.model_validate_json((out / "summary.json").read_text()) == printed
+    assert {"differential_by_seed.png", "rise_by_seed.svg"} < {path.name for path in (out / "plots").iterdir()}
 
 
 def test_a_failing_seed_is_named_with_its_reason(sweep, tmp_path, capsys, monkeypatch):
@@ -69,12 +71,77 @@ def test_a_failing_seed_is_named_with_its_reason(sweep, tmp_path, capsys, monkey
     assert "save them again" in line
 
 
-def test_the_table_shows_every_seed(sweep):
+# Compared
+
+
+@pytest.fixture
+def sweeps(sweep, tmp_path):
+    """Two sweeps side by side: the one that was trained, and one whose second seed was cut off."""
     *_, out = sweep
-    shown = io.StringIO()
-    summary = seeds_summary(reports(out))
-    Console(width=200, file=shown).print(summary_table(summary))
-    text = shown.getvalue()
-    for result in summary.seeds:
-        assert f"{100 * result.differential.value:+.1f} [" in text
-    assert f"p = {summary.sign_test:.2g}" in text
+    for name in ("whole", "cut"):
+        shutil.copytree(out, tmp_path / name)
+    (tmp_path / "cut" / "seed-1" / "bundle" / "routing.json").unlink()
+    return tmp_path / "whole", tmp_path / "cut"
+
+
+def test_sweeps_are_compared_without_data(sweep, sweeps, tmp_path, capsys):
+    found = reports(sweep[-1])
+    assert main(["evaluate", *map(str, sweeps), "--plots", str(tmp_path / "plots")]) == 0
+    out, err = capsys.readouterr()
+    rows = {line.split("  ")[0].strip(): line for line in out.split("Seeds of")[0].splitlines()}
+    assert rows["Seeds"]
+    assert rows["seeds"].split() == ["seeds", "2", "1,", "without", "1:", "unfinished"]
+    assert rows["skip, tool-call"].endswith(f"{100 * found[0].all.tool_call.skip.value:.1f}) ")
+    for report in found.values():
+        assert f"{100 * report.all.differential.value:+.1f} [" in out
+    assert err.count("plot: ") == 4
+    assert "cut, planning" in (tmp_path / "plots" / "rise_by_seed.svg").read_text()
+
+
+def test_compared_sweeps_as_json(sweep, sweeps, capsys):
+    assert main(["evaluate", *map(str, sweeps), "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = {name: SeedsSummary.model_validate(value) for name, value in json.loads(out).items()}
+    both = reports(sweep[-1])
+    assert err == ""
+    assert found["whole"] == seeds_summary(both)
+    assert found["cut"] == seeds_summary({0: both[0]}).model_copy(update={"left_out": (1,)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "x", "--baselines"], "leave out --data, --baselines"),
+        (["--static-bundle", "x"], "leave out --static-bundle"),
+        (["--limit", "3", "--split", "train"], "leave out --split, --limit"),
+        (["embedded"], "embedded is no sweep"),
+        (["{whole}"], "two of the sweeps are called whole"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(sweeps, options, message, capsys):
+    whole, _ = sweeps
+    assert main(["evaluate", str(whole), *(option.format(whole=whole) for option in options)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_sweep_that_says_nothing(sweep, sweeps, tmp_path, capsys, monkeypatch):
+    folder, steps, _ = sweep
+    _, cut = sweeps
+    shutil.rmtree(cut / "seed-0" / "bundle")
+    assert main(["evaluate", str(cut)]) == 2
+    assert "no seed of" in capsys.readouterr().err
+    out = tmp_path / "unmeasured" / "seed-0"
+    assert main(tiny_runs.train_command(folder, steps, out, "--no-evaluate")) == 0
+    assert main(["evaluate", str(tmp_path / "unmeasured")]) == 2
+    assert "leave out --no-evaluate" in capsys.readouterr().err
+
+
+def test_seeds_on_different_steps_do_not_compare(sweep):
+    one, two = reports(sweep[-1]).values()
+    other = two.model_copy(update={"conditions": two.conditions.model_copy(update={"data": "0" * 64})})
+    with pytest.raises(CorpusError, match="different steps: train them all with the same --steps"):
+        seeds_summary({0: one, 1: other})
+    table, *_ = sweep_tables({"one": seeds_summary({0: one}), "other": seeds_summary({1: other})})
+    assert "do not compare" in table.note
+    table, *_ = sweep_tables({"one": seeds_summary({0: one}), "two": seeds_summary({1: two})})
+    assert "do not compare" not in table.note

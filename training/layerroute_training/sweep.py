@@ -2,16 +2,17 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
 
 from layerroute.bundle import load_bundle
-from layerroute_training.errors import TrainingError
+from layerroute.errors import BundleError
+from layerroute_training.errors import ConfigError, TrainingError
 from layerroute_training.evaluation.evaluate import seeds_summary
-from layerroute_training.evaluation.report import EvaluationReport, Interval, SeedsSummary, Spread
+from layerroute_training.evaluation.report import EvaluationReport, SeedsSummary
 from layerroute_training.run import BUNDLE
 
 _LOG = "log.txt"
@@ -59,62 +60,69 @@ def run_seeds(options: Sequence[str], out: Path, seeds: int, parallel: int, cons
         )
 
 
-def summarise(out: Path, seeds: int) -> SeedsSummary:
-    """What the evaluations in the bundles of all seeds say together.
+def summarise(sweep: Path, seeds: Iterable[int]) -> SeedsSummary:
+    """What the evaluations in the bundles of these seeds say together.
 
     Raises:
         BundleError: a bundle is missing or damaged.
-        CorpusError: one was not evaluated on both kinds of steps.
+        TrainingError: one was not evaluated, not on both kinds of steps, or not on the same steps as the others.
     """
-    reports = {}
-    for seed in range(seeds):
-        evaluation = load_bundle(seed_folder(out, seed) / BUNDLE).metadata.evaluation
-        if not evaluation:
-            raise TrainingError(
-                f"the bundle of seed {seed} was not evaluated: prepare data with dev steps, and leave out --no-evaluate"
-            )
-        reports[seed] = EvaluationReport.model_validate(evaluation)
-    return seeds_summary(reports)
+    return seeds_summary({seed: _report(sweep, seed) for seed in seeds})
 
 
-def summary_table(summary: SeedsSummary) -> Table:
-    """A row per seed, and one for all of them."""
-    caption = (
-        f"differential above zero in {summary.positive} of {len(summary.seeds)} seeds (sign test, two-sided "
-        f"p = {summary.sign_test:.2g}), length-matched interval above zero in {summary.matched_excludes_zero}"
-    )
-    table = Table(caption=caption)
-    table.add_column("seed")
-    for name in (
-        "differential",
-        "length-matched",
-        "skip tool call",
-        "skip planning",
-        "rise tool call",
-        "rise planning",
-    ):
-        table.add_column(name, justify="right")
-    for result in summary.seeds:
-        table.add_row(
-            str(result.seed),
-            _points(result.differential),
-            _points(result.matched),
-            f"{result.skip_tool_call:.1%}",
-            f"{result.skip_planning:.1%}",
-            f"{result.rise_tool_call:+.2%}",
-            f"{result.rise_planning:+.2%}",
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds runs of seeds."""
+    return bool(_seeds_in(folder))
+
+
+def read_sweeps(folders: Sequence[Path]) -> dict[str, SeedsSummary]:
+    """What the finished seeds of every sweep say together, by the folder's name; the others are named as left out.
+
+    Raises:
+        ConfigError: a folder is no sweep, or two have one name.
+        TrainingError: a sweep has no finished seed; and as `summarise`.
+    """
+    sweeps: dict[str, SeedsSummary] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if not is_sweep(folder):
+            raise ConfigError(f"{folder} is no sweep: give folders of `layerroute train --seeds`, or one bundle")
+        if name in sweeps:
+            raise ConfigError(f"two of the sweeps are called {name}: rename one of the folders")
+        sweeps[name] = _read_sweep(folder)
+    return sweeps
+
+
+def _read_sweep(folder: Path) -> SeedsSummary:
+    reports, left_out = {}, []
+    for seed in _seeds_in(folder):
+        try:
+            reports[seed] = _report(folder, seed)
+        except BundleError:
+            left_out.append(seed)
+    if not reports:
+        raise TrainingError(f"no seed of {folder} has a whole bundle: go on with `layerroute train --seeds N --resume`")
+    return seeds_summary(reports).model_copy(update={"left_out": tuple(left_out)})
+
+
+def _seeds_in(folder: Path) -> list[int]:
+    names = (path.name for path in folder.glob("seed-*") if path.is_dir())
+    return sorted(int(number) for name in names if (number := name.removeprefix("seed-")).isdecimal())
+
+
+def _report(sweep: Path, seed: int) -> EvaluationReport:
+    folder = seed_folder(sweep, seed)
+    evaluation = load_bundle(folder / BUNDLE).metadata.evaluation
+    if not evaluation:
+        raise TrainingError(
+            f"the bundle in {folder} was not evaluated: prepare data with dev steps, and leave out --no-evaluate"
         )
-    table.add_section()
-    table.add_row(
-        "mean",
-        _range(summary.differential, "+.1f", 100),
-        _range(summary.matched, "+.1f", 100),
-        _range(summary.skip_tool_call, ".1%"),
-        _range(summary.skip_planning, ".1%"),
-        _range(summary.rise_tool_call, "+.2%"),
-        _range(summary.rise_planning, "+.2%"),
-    )
-    return table
+    try:
+        return EvaluationReport.model_validate(evaluation)
+    except ValidationError as error:
+        raise TrainingError(
+            f"the evaluation in the bundle in {folder} is of another version of layerroute: train the seed again"
+        ) from error
 
 
 def _start(options: Sequence[str], out: Path, seed: int) -> subprocess.Popen[bytes]:
@@ -134,16 +142,3 @@ def _first_to_end(running: dict[int, subprocess.Popen[bytes]]) -> int:
             except subprocess.TimeoutExpired:
                 continue
             return seed
-
-
-def _points(interval: Interval | None) -> str:
-    if interval is None:
-        return "none"
-    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-
-
-def _range(spread: Spread | None, form: str, scale: float = 1.0) -> str:
-    if spread is None:
-        return "none"
-    mean, low, high = (format(value * scale, form) for value in (spread.mean, spread.low, spread.high))
-    return f"{mean} ({low} to {high})"

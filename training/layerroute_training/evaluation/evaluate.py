@@ -126,14 +126,18 @@ def seeds_summary(reports: Mapping[int, EvaluationReport]) -> SeedsSummary:
     """What reports of several training seeds of one recipe say together, over the steps of all groups.
 
     Raises:
-        CorpusError: no report, or one without both kinds of steps.
+        CorpusError: no report, one without both kinds of steps, or reports on different steps.
     """
     results = tuple(_seed_result(seed, report) for seed, report in sorted(reports.items()))
     if not results:
         raise CorpusError("there are no reports to summarise: train at least one seed")
+    (data, *others) = {report.conditions.data for report in reports.values()}
+    if others:
+        raise CorpusError("the seeds were measured on different steps: train them all with the same --steps")
     matched = [result.matched.value for result in results if result.matched is not None]
     return SeedsSummary(
         seeds=results,
+        data=data,
         positive=sum(result.differential.value > 0 for result in results),
         matched_excludes_zero=sum(result.matched is not None and result.matched.low > 0 for result in results),
         sign_test=sign_test([result.differential.value for result in results]),
@@ -143,6 +147,8 @@ def seeds_summary(reports: Mapping[int, EvaluationReport]) -> SeedsSummary:
         skip_planning=spread([result.skip_planning for result in results]),
         rise_tool_call=spread([result.rise_tool_call for result in results]),
         rise_planning=spread([result.rise_planning for result in results]),
+        below_bare_tool_call=sum(result.gain_tool_call > 0 for result in results),
+        below_bare_planning=sum(result.gain_planning > 0 for result in results),
     )
 
 
@@ -159,7 +165,8 @@ def _seed_result(seed: int, report: EvaluationReport) -> SeedResult:
         skip_planning=group.planning.skip.value,
         rise_tool_call=group.tool_call.rise_relative.value,
         rise_planning=group.planning.rise_relative.value,
-        below_bare=all(kind.gain_over_bare.value > 0 for kind in (group.tool_call, group.planning)),
+        gain_tool_call=group.tool_call.gain_over_bare.value,
+        gain_planning=group.planning.gain_over_bare.value,
     )
 
 

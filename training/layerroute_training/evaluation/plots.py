@@ -23,6 +23,8 @@ _KIND_NAMES = {StepKind.TOOL_CALL: "tool-call", StepKind.PLANNING: "planning"}
 _WAY_STYLES = {"routed": ("#009E73", "o"), "static": ("#D55E00", "s"), "random": ("#999999", "^")}
 _SWEEP_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MARKERS = ("D", "v", "P", "X", "*", "<", ">", "h")
+_RISE_TICKS = (0.0, 0.5, *(first * 10.0**zeros for zeros in range(5) for first in (1, 2, 5)))  # per cent
+_LARGE_RISE = 10.0  # per cent: beside one, small rises are told apart on a logarithmic scale only
 _LINEAR_RISE = 0.01  # nats per token up to which the frontier's axis is linear: a rise may be negative
 
 
@@ -153,15 +155,19 @@ def _differential_by_seed(sweeps: Mapping[str, SeedsSummary]) -> Any:
 def _rise_by_seed(sweeps: Mapping[str, SeedsSummary]) -> Any:
     def draw(axes: Any, places: Any, seeds: Sequence[SeedResult], colour: str, label: str) -> None:
         rises_2S = 100 * np.array([_rises(seed) for seed in seeds]).T
-        for rise_S, marker, fill, kind in zip(rises_2S, "os", (colour, "white"), _KIND_NAMES.values(), strict=True):
+        looks = ((-0.12, "o", colour), (0.12, "s", "white"))
+        for rise_S, (offset, marker, fill), kind in zip(rises_2S, looks, _KIND_NAMES.values(), strict=True):
             name, style = f"{label}, {kind}", {"linestyle": "none", "marker": marker, "markerfacecolor": fill}
-            axes.plot(places, rise_S, color=colour, label=name, **style)
+            axes.plot(places + offset, rise_S, color=colour, label=name, **style)
 
     figure = _by_seed(sweeps, draw, "rise of NLL over full depth (%)")
     axes = figure.axes[0]
     rises = [100 * rise for sweep in sweeps.values() for seed in sweep.seeds for rise in _rises(seed)]
-    axes.set_yscale("symlog", linthresh=1.0)
-    axes.set_ylim(2 * min(rises) if min(rises) < 0 else -0.25, 2 * max(rises) if max(rises) > 1 else 1.2)
+    if max(rises) > _LARGE_RISE:
+        axes.set_yscale("symlog", linthresh=1.0)
+        low, high = 2 * min(rises) if min(rises) < 0 else -0.25, 2 * max(rises)
+        axes.set_yticks([tick for size in _RISE_TICKS for tick in {size, -size} if low <= tick <= high])
+        axes.set_ylim(low, high)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title("Relative rise of answer NLL, by training seed", fontsize=11)
     return figure
@@ -182,6 +188,8 @@ def _by_seed(sweeps: Mapping[str, SeedsSummary], draw: Callable[..., None], ylab
         ticks += [(place, str(seed.seed)) for place, seed in zip(places, sweep.seeds, strict=True)]
         first += len(sweep.seeds) + 1
     axes.axhline(0, color="black", linewidth=0.8)
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks], fontsize=8)
     axes.set_xlabel("seed")
     axes.set_ylabel(ylabel)

@@ -315,7 +315,13 @@ class Spread(_Frozen):
 
 
 class SeedResult(_Frozen):
-    """The numbers of one seed that a sweep is judged by; `matched` is length-matched by prompt length."""
+    """The numbers of one seed that a sweep is judged by.
+
+    Attributes:
+        matched: differential, length-matched by prompt length.
+        rise_tool_call, rise_planning: of the routed loss over full depth, relative.
+        gain_tool_call, gain_planning: loss of the bare backbone minus routed loss, nats per token.
+    """
 
     seed: int
     differential: Interval
@@ -324,20 +330,25 @@ class SeedResult(_Frozen):
     skip_planning: float
     rise_tool_call: float
     rise_planning: float
-    below_bare: bool
+    gain_tool_call: float
+    gain_planning: float
 
 
 class SeedsSummary(_Frozen):
     """Several seeds of one recipe.
 
     Attributes:
+        data: sha256 of the measured steps. left_out: seeds that were started and have no whole bundle.
         positive: seeds with a positive differential; matched_excludes_zero: seeds whose length-matched interval lies
             above zero.
         sign_test: two-sided p of that many positive differentials.
         rise_tool_call, rise_planning: relative rise of the routed loss over full depth.
+        below_bare_tool_call, below_bare_planning: seeds whose routed loss is below the bare backbone's.
     """
 
     seeds: tuple[SeedResult, ...]
+    data: str
+    left_out: tuple[int, ...] = ()
     positive: int
     matched_excludes_zero: int
     sign_test: float
@@ -347,3 +358,5 @@ class SeedsSummary(_Frozen):
     skip_planning: Spread
     rise_tool_call: Spread
     rise_planning: Spread
+    below_bare_tool_call: int
+    below_bare_planning: int

@@ -1,9 +1,10 @@
 """The tables of a report and of a sweep: one model of a table, shown on a terminal or written as Markdown."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import rich.table
+from rich.console import Console
 from rich.text import Text
 
 from layerroute.console import plain
@@ -20,6 +21,7 @@ from layerroute_training.evaluation.report import (
 )
 
 NOTHING = "–"
+_PAGE = 160  # columns where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -40,26 +42,19 @@ def report_tables(report: EvaluationReport) -> list[Table]:
 
 
 def sweep_tables(sweeps: Mapping[str, SeedsSummary]) -> list[Table]:
-    """The tables of one or more sweeps over seeds, by name of the recipe: one with all of them, then one each."""
-    spreads: tuple[tuple[str, Callable[[SeedsSummary], Spread | None], Callable[[float], str]], ...] = (
-        ("differential, points", lambda sweep: sweep.differential, points),
-        ("length-matched, points", lambda sweep: sweep.matched, points),
-        ("skip, tool-call", lambda sweep: sweep.skip_tool_call, share),
-        ("skip, planning", lambda sweep: sweep.skip_planning, share),
-        ("NLL rise, tool-call", lambda sweep: sweep.rise_tool_call, signed_share),
-        ("NLL rise, planning", lambda sweep: sweep.rise_planning, signed_share),
-    )
-    rows = [(name, *(_spread(of(sweep), shown) for sweep in sweeps.values())) for name, of, shown in spreads]
-    rows += [
-        ("differential positive", *(f"{sweep.positive} of {len(sweep.seeds)}" for sweep in sweeps.values())),
-        ("sign test, two-sided p", *(f"{sweep.sign_test:.3g}" for sweep in sweeps.values())),
-        (
-            "length-matched interval above zero",
-            *(f"{sweep.matched_excludes_zero} of {len(sweep.seeds)}" for sweep in sweeps.values()),
-        ),
-    ]
-    note = "Mean (lowest to highest) over seeds. NLL rise is relative to the same bundle at full depth."
-    return [Table("Seeds", ("", *sweeps), tuple(rows), note), *(_seed_table(*item) for item in sweeps.items())]
+    """The tables of one or more sweeps over seeds, by name: one with all of them, then one each."""
+    rows = tuple((label, *(cell(sweep) for sweep in sweeps.values())) for label, cell in _SWEEP_ROWS)
+    note = "Mean (lowest to highest) over seeds; p of a two-sided sign test. NLL rise is relative to full depth."
+    if len({sweep.data for sweep in sweeps.values()}) > 1:
+        note += " The sweeps were measured on different steps: their numbers do not compare."
+    return [Table("Seeds", ("", *sweeps), rows, note), *(_seed_table(*item) for item in sweeps.items())]
+
+
+def show(tables: Iterable[Table], console: Console) -> None:
+    """Print tables; where the console is no terminal, on a page that is wide enough for them."""
+    page = console if console.is_terminal else Console(file=console.file, width=_PAGE, quiet=console.quiet)
+    for table in tables:
+        page.print(to_rich(table), "")
 
 
 def to_rich(table: Table) -> rich.table.Table:
@@ -146,6 +141,30 @@ _KIND_ROWS: tuple[tuple[str, Callable[[KindReport], str]], ...] = (
     ("perplexity full depth", lambda kind: _with_ends(kind.full.perplexity, _nll)),
     ("perplexity bare backbone", lambda kind: _with_ends(kind.bare.perplexity, _nll)),
 )
+
+
+_SWEEP_ROWS: tuple[tuple[str, Callable[[SeedsSummary], str]], ...] = (
+    ("seeds", lambda sweep: _seeds(sweep)),
+    ("differential, points", lambda sweep: _spread(sweep.differential, points)),
+    ("differential positive", lambda sweep: f"{_of_seeds(sweep.positive, sweep)} (p = {sweep.sign_test:.2g})"),
+    ("length-matched, points", lambda sweep: _spread(sweep.matched, points)),
+    ("length-matched interval above zero", lambda sweep: _of_seeds(sweep.matched_excludes_zero, sweep)),
+    ("skip, tool-call", lambda sweep: _spread(sweep.skip_tool_call, share)),
+    ("skip, planning", lambda sweep: _spread(sweep.skip_planning, share)),
+    ("NLL rise, tool-call", lambda sweep: _spread(sweep.rise_tool_call, signed_share)),
+    ("NLL rise, planning", lambda sweep: _spread(sweep.rise_planning, signed_share)),
+    ("NLL below bare backbone, tool-call", lambda sweep: _of_seeds(sweep.below_bare_tool_call, sweep)),
+    ("NLL below bare backbone, planning", lambda sweep: _of_seeds(sweep.below_bare_planning, sweep)),
+)
+
+
+def _seeds(sweep: SeedsSummary) -> str:
+    left_out = ", ".join(map(str, sweep.left_out))
+    return f"{len(sweep.seeds)}, without {left_out}: unfinished" if left_out else str(len(sweep.seeds))
+
+
+def _of_seeds(count: int, sweep: SeedsSummary) -> str:
+    return f"{count} of {len(sweep.seeds)}"
 
 
 def _kind_tables(report: EvaluationReport) -> Iterator[Table]:
@@ -302,21 +321,15 @@ def _seed_table(name: str, sweep: SeedsSummary) -> Table:
             share(seed.skip_planning),
             signed_share(seed.rise_tool_call),
             signed_share(seed.rise_planning),
-            "yes" if seed.below_bare else "no",
+            _signed_nll(seed.gain_tool_call),
+            _signed_nll(seed.gain_planning),
         )
         for seed in sweep.seeds
     )
-    columns = (
-        "seed",
-        "differential",
-        "length-matched",
-        "skip, call",
-        "skip, plan",
-        "NLL rise, call",
-        "plan",
-        "below bare",
-    )
-    return Table(f"Seeds of {name}", columns, rows)
+    columns = ("seed", "differential", "length-matched", "skip, call", "plan", "NLL rise, call", "plan")
+    columns += ("bare minus routed, call", "plan")
+    note = "Differentials in points, with 95 % intervals. Bare minus routed: NLL, nats per answer token."
+    return Table(f"Seeds of {name}", columns, rows, note)
 
 
 def _value(found: Interval | None) -> str:
