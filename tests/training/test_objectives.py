@@ -80,6 +80,23 @@ def test_one_bad_batch_does_not_throw_a_multiplier_far():
     assert torch.allclose(objective.multiplier_C, 10 + config.multiplier_rate * torch.tensor([-1.0, 1.0, 1.0, 0.0]))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_loss_that_is_not_finite_leaves_its_multiplier_alone(bad, bound):
+    """The others move; the next update moves the spared one again."""
+    config = ConstrainedObjective(tool_call=QualityBound(rise=0.02) if bound else SkipTarget(skip=0.25))
+    objective = make_objective(config, GROUPS, BOTH, 4)
+    objective.multiplier_C.fill_(2.0)
+    for nll, skip in ((bad, bad), (1.0, 0.0)):
+        before = objective.multiplier_C.clone()
+        out = output(torch.tensor([0.0, skip, 0.0, 0.0]), torch.tensor([1.0, nll, 1.0, 1.0]), [1, 1, 1, 1])
+        objective.loss(out, CALLS, GROUP, torch.ones(4))
+        objective.end_update()
+        assert objective.multiplier_C.isfinite().all()
+        moved = (objective.multiplier_C != before).tolist()
+        assert moved == [True, nll == 1.0, True, True]
+
+
 def test_multipliers_see_the_steps_of_all_processes(monkeypatch):
     """Two processes, one with a tool call at a skip of 0.75 and one with three at 0.25."""
     config = ConstrainedObjective(tool_call=SkipTarget(skip=0.25), planning=SkipTarget(skip=0.0), multiplier_rate=0.5)

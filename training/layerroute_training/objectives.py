@@ -158,12 +158,17 @@ class Constrained(Objective):
         return loss + self._config.kind_weight * kind_nll, metrics
 
     def end_update(self) -> None:
-        """Move the multipliers by what the update's batches missed; a cell without tokens keeps its own."""
+        """Move the multipliers by what the update's batches missed.
+
+        A cell keeps its own if it had no tokens, or a loss that is not finite: one such update would spoil all others.
+        """
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(self._sums_4C)
         means = CellMeans(*self._sums_4C)
-        moved_C = self.multiplier_C + self._config.multiplier_rate * self._miss(means) * means.present()
-        self.multiplier_C.copy_(torch.where(self._is_bound_C, moved_C.clamp(min=0), moved_C))
+        moved_C = self.multiplier_C + self._config.multiplier_rate * self._miss(means)
+        moved_C = torch.where(self._is_bound_C, moved_C.clamp(min=0), moved_C)
+        counts_C = means.present() & self._sums_4C.isfinite().all(0)
+        self.multiplier_C.copy_(torch.where(counts_C, moved_C, self.multiplier_C))
         self._sums_4C.zero_()
 
     def _miss(self, means: CellMeans) -> Tensor:

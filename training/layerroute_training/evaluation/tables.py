@@ -326,8 +326,8 @@ def _seed_table(name: str, sweep: SeedsSummary) -> Table:
         )
         for seed in sweep.seeds
     )
-    columns = ("seed", "differential", "length-matched", "skip, call", "plan", "NLL rise, call", "plan")
-    columns += ("bare minus routed, call", "plan")
+    measured = ("differential", "length-matched", "skip, call", "plan", "NLL rise, call", "plan")
+    columns = ("seed", *measured, "bare minus routed, call", "plan")
     note = "Differentials in points, with 95 % intervals. Bare minus routed: NLL, nats per answer token."
     return Table(f"Seeds of {name}", columns, rows, note)
 
