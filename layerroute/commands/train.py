@@ -72,15 +72,14 @@ def _train_one(args: argparse.Namespace, config: "TrainConfig", console: Console
 
 
 def _train_seeds(args: argparse.Namespace, config: "TrainConfig", console: Console) -> int:
-    from layerroute_training.data import is_complete
     from layerroute_training.errors import CheckpointError
-    from layerroute_training.sweep import run_seeds, seed_folder
+    from layerroute_training.sweep import has_steps, run_seeds, save_steps, seed_folder, steps_folder
 
     if not args.resume and any(seed_folder(args.out, seed).exists() for seed in range(args.seeds)):
         raise CheckpointError(f"{args.out} holds a sweep: pass --resume to go on with it, or choose another folder")
-    steps = args.steps or args.out / "steps"
-    if args.steps is None and not (args.resume and is_complete(steps)):
-        _data(args, config, console).save(steps)
+    steps = args.steps or steps_folder(args.out)
+    if args.steps is None and not (args.resume and has_steps(args.out, config)):
+        save_steps(_data(args, config, console), args.out, config)
     options = ["--recipe", args.recipe, "--steps", str(steps)]
     options += [word for setting in args.set for word in ("--set", setting)]
     options += ["--no-evaluate"] if args.no_evaluate else []

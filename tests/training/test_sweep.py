@@ -8,10 +8,13 @@ import tiny_runs
 
 from layerroute.bundle import load_bundle
 from layerroute.cli import main
+from layerroute_training.config import override
 from layerroute_training.errors import CorpusError
 from layerroute_training.evaluation.evaluate import seeds_summary
 from layerroute_training.evaluation.report import EvaluationReport, SeedsSummary
 from layerroute_training.evaluation.tables import sweep_tables
+from layerroute_training.recipes import recipe
+from layerroute_training.sweep import has_steps, save_steps
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,45 @@ def test_a_failing_seed_is_named_with_its_reason(sweep, tmp_path, capsys, monkey
     (line,) = capsys.readouterr().err.splitlines()
     assert "1 of 1 seeds failed, first seed 0: layerroute: " in line
     assert "save them again" in line
+
+
+# Resumed with other data
+
+
+@pytest.mark.parametrize(
+    ("data", "setting", "refused"),
+    [
+        ("same", "data.mixture={}", False),
+        ("other", "data.mixture={}", True),
+        ("same", "data.window=700", True),
+        ("same", "data.drop_overlap=true", True),
+    ],
+)
+def test_a_sweep_keeps_to_the_data_that_it_began_with(sweep, tmp_path, capsys, data, setting, refused):
+    folder, *_ = sweep
+    corpora = {name: tmp_path / name for name in ("same", "other")}
+    for path in corpora.values():
+        path.mkdir()
+    settings, out = tiny_runs.settings(folder), tmp_path / "out"
+    save_steps(tiny_runs.data(folder), out, override(recipe("default", [str(corpora["same"])]), settings))
+    settings = [*settings, setting]
+    config = override(recipe("default", [str(corpora[data])]), settings)
+    if not refused:
+        assert has_steps(out, config)
+        return
+    words = [word for one in settings for word in ("--set", one)]
+    command = ["train", *words, "--data", str(corpora[data]), "--out", str(out), "--seeds", "1", "--resume"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert f"holds steps of other data ({corpora['same']})" in said
+    assert "resume with the same --data, model and data settings, or choose another folder" in said
+    assert not (out / "seed-0").exists()
+
+
+def test_steps_that_were_not_finished_are_no_steps(sweep, tmp_path):
+    folder, *_ = sweep
+    tiny_runs.data(folder).save(tmp_path / "out" / "steps")
+    assert not has_steps(tmp_path / "out", tiny_runs.config(folder))
 
 
 # Compared

@@ -1,26 +1,78 @@
 """Several seeds of one recipe: each a run of its own in a process of its own, and what they say together."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
 
 from layerroute.bundle import load_bundle
 from layerroute.errors import BundleError
-from layerroute_training.errors import ConfigError, TrainingError
+from layerroute_training.config import TrainConfig
+from layerroute_training.data import StepData
+from layerroute_training.errors import CheckpointError, ConfigError, TrainingError
 from layerroute_training.evaluation.evaluate import seeds_summary
 from layerroute_training.evaluation.report import EvaluationReport, SeedsSummary
 from layerroute_training.run import BUNDLE
 
 _LOG = "log.txt"
+_STEPS = "steps"
+_ASKED = "steps.json"
 
 
 def seed_folder(out: Path, seed: int) -> Path:
     """Where the run of a seed is."""
     return out / f"seed-{seed}"
+
+
+def has_steps(out: Path, config: TrainConfig) -> bool:
+    """Whether the folder of a sweep holds the steps of this configuration's data, finished.
+
+    Raises:
+        CheckpointError: it holds the steps of other data.
+    """
+    try:
+        found = json.loads((out / _ASKED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    if found != _asked_of(config):
+        raise CheckpointError(
+            f"{out / _STEPS} holds steps of other data ({', '.join(found['corpora'])}), or steps that were cut "
+            "otherwise: resume with the same --data, model and data settings, or choose another folder"
+        )
+    return True
+
+
+def save_steps(data: StepData, out: Path, config: TrainConfig) -> None:
+    """Keep the steps that a configuration asks for in the folder of its sweep."""
+    data.save(steps_folder(out))
+    staging = out / f".{_ASKED}"
+    staging.write_text(json.dumps(_asked_of(config), indent=2) + "\n", encoding="utf-8")
+    os.replace(staging, out / _ASKED)  # last: where it is, the steps are complete
+
+
+def steps_folder(out: Path) -> Path:
+    """Where the steps of a sweep are that read its corpora itself."""
+    return out / _STEPS
+
+
+def _asked_of(config: TrainConfig) -> dict[str, Any]:
+    """What decides the steps, as JSON values. Paths are absolute: the record stays in the folder of the sweep."""
+    values = config.data.model_dump(mode="json", exclude={"corpora", "mixture"})
+    corpora = {
+        _absolute(corpus.name): corpus.model_dump(mode="json", exclude={"name"}) for corpus in config.data.corpora
+    }
+    return {**values, "model": _absolute(config.model), "corpora": corpora}
+
+
+def _absolute(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def run_seeds(options: Sequence[str], out: Path, seeds: int, parallel: int, console: Console) -> None:
