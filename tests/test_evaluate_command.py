@@ -168,6 +168,19 @@ def test_data_without_dev_steps(tmp_path, capsys):
     assert "no dev steps" in capsys.readouterr().err
 
 
+def test_data_with_dev_steps_only(tmp_path, capsys):
+    """Nothing is fitted but baselines: held-out rows are all that a measurement wants."""
+    rows = [row(index, "dev") for index in range(3) for row in (call_row, plan_row)]
+    evaluate = ["evaluate", "embedded", "--data", str(write(tmp_path / "made.jsonl.gz", rows)), "--json"]
+    assert main([*evaluate, "--limit", "2"]) == 0
+    report = EvaluationReport.model_validate_json(capsys.readouterr().out)
+    assert report.conditions.available == {"corpora/tool_call": 3, "corpora/planning": 3}
+    assert main([*evaluate, "--baselines"]) == 2
+    assert "leave out --baselines" in capsys.readouterr().err
+    assert main([*evaluate, "--split", "train"]) == 2
+    assert "no train steps" in capsys.readouterr().err
+
+
 def test_an_empty_corpus(tmp_path, capsys):
     corpus = write(tmp_path / "made.jsonl.gz", [])
     assert main(["evaluate", "embedded", "--data", str(corpus)]) == 2

@@ -108,7 +108,30 @@ def test_overlap_with_the_held_out_rows(folder, tmp_path, capsys):
     copy = Row("copy", "made", "dev", rows[6].tools, rows[6].messages)
     assert refused(folder, tmp_path, [*rows, copy])
     assert "1 training rows open like an evaluation row" in (line := said(capsys))
-    assert "data.drop_overlap=true" in line
+    assert "--set data.drop_overlap=true" in line
+
+
+def test_rows_that_are_all_held_out(folder, tmp_path, capsys):
+    assert refused(folder, tmp_path, tiny_runs.conversations(4, 50, "dev"))
+    assert "there are no steps to train on, all are held out" in said(capsys)
+
+
+def test_held_out_steps_are_prepared_without_others(folder, tmp_path, capsys):
+    words = command(folder, write(tmp_path / "rows.jsonl.gz", tiny_runs.conversations(4, 50, "dev")), tmp_path)
+    prepare = [*words[: words.index("--out")], "--prepare", str(tmp_path / "steps")]
+    assert main(prepare) == 0
+    data = StepData.load(tmp_path / "steps")
+    assert (len(data.train), len(data.dev)) == (0, 8)
+    write(tmp_path / "rows.jsonl.gz", tiny_runs.conversations(10))
+    capsys.readouterr()
+    assert main(prepare) == 2
+    assert f"{tmp_path / 'steps' / 'dev'} holds steps of other data" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_recipe_whose_mixture_wants_more_corpora(tmp_path, capsys):
+    assert main(["train", "--recipe", "embedded", "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    line = said(capsys)
+    assert "no corpus is of the group corpora: give --data, or shares of what there is by --set data.mixture" in line
 
 
 def test_overlap_can_be_dropped(folder, tmp_path):

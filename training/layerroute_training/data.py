@@ -33,7 +33,7 @@ class StepData:
     """The steps of a run.
 
     Attributes:
-        train: steps to train on.
+        train: steps to train on; empty if all steps are held out.
         dev: held-out steps, or None if there are none.
         notes: what they were made of, as JSON values: corpora with their reports, counts of steps, and the tokenizer.
     """
@@ -48,16 +48,19 @@ class StepData:
         Raises:
             CorpusError: `folder` holds something else.
         """
-        for name, steps in (("train", self.train), ("dev", self.dev)):
-            if steps is not None:
-                steps.save(folder / name)
+        sets = {name: steps for name, steps in (("train", self.train), ("dev", self.dev)) if steps}
+        for name in {"train", "dev"} - set(sets):
+            if (folder / name).exists():
+                raise CorpusError(f"{folder / name} holds steps of other data: name another folder, or remove it")
+        for name, steps in sets.items():
+            steps.save(folder / name)
         staging = folder / f".{_NOTES}"
         staging.write_text(json.dumps(self.notes, indent=2) + "\n", encoding="utf-8")
         os.replace(staging, folder / _NOTES)  # last: a folder with notes is complete
 
     @classmethod
     def load(cls, folder: Path) -> "StepData":
-        """Read a folder that `save` wrote, or one that holds nothing but a `train/` and perhaps a `dev/` step set.
+        """Read a folder that `save` wrote, or one that holds nothing but a `train/`, a `dev/`, or both.
 
         Raises:
             CorpusError: missing or damaged.
@@ -69,6 +72,8 @@ class StepData:
         except ValueError as error:
             raise CorpusError(f"{folder / _NOTES} is damaged ({error}): prepare the steps again") from error
         dev = StepSet.load(folder / "dev") if (folder / "dev").exists() else None
+        if dev is not None and not (folder / "train").exists():
+            return cls(dev.select(()), dev, notes)
         return cls(StepSet.load(folder / "train"), dev, notes)
 
     def describe(self) -> list[str]:
@@ -86,14 +91,16 @@ def build_data(config: TrainConfig) -> StepData:
     """Read the corpora of a configuration and cut them into steps for its model.
 
     Raises:
-        CorpusError: a corpus cannot be read, is empty, has too many malformed rows, or gives no training step; too
-            many answers are longer than the window.
+        CorpusError: a corpus cannot be read, is empty, has too many malformed rows, or gives no step; too many answers
+            are longer than the window.
+        ConfigError: the mixture asks for a group that no corpus is of.
         OverlapError: training and dev rows share text.
         BackboneError: no checkpoint of the Qwen2 family under the model's name.
     """
     data = config.data
     if not data.corpora:
         raise CorpusError("data.corpora is empty: give --data, or --steps with a folder of prepared steps")
+    _check_mixture(data)
     folder = resolve_checkpoint(config.model)
     read_config(folder)  # refuses other architectures before an hour of reading
     tokenizer = load_tokenizer(folder)
@@ -114,8 +121,8 @@ def build_data(config: TrainConfig) -> StepData:
                 rows[split], tokenizer, window=data.window, unused_tools=data.unused_tools, seed=config.seed
             )
             _refuse_short_window(split, counts[split], data)
-    if "train" not in sets:
-        raise CorpusError("the corpora hold no training rows: every row belongs to a held-out split")
+    if not sets:
+        raise CorpusError("no row of the corpora is kept: data.kept_back leaves out what the embedded backbone saw")
     notes = {
         "data": {"window": data.window, "unused_tools": data.unused_tools, "kept_back": data.kept_back},
         "corpora": [_describe_corpus(corpus) for corpus in corpora],
@@ -123,12 +130,8 @@ def build_data(config: TrainConfig) -> StepData:
         "counts": {split: asdict(count) for split, count in counts.items()},
         "tokenizer": tokenizer_digest(folder),
     }
-    return StepData(sets["train"], sets.get("dev"), notes)
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether `StepData.save` has finished writing `folder`."""
-    return (folder / _NOTES).is_file()
+    dev = sets.get("dev")
+    return StepData(sets["train"] if dev is None else sets.get("train", dev.select(())), dev, notes)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -160,9 +163,21 @@ def check_steps(data: StepData, config: TrainConfig, folder: Path) -> None:
     """
     made_with = data.notes.get("tokenizer")
     vocabulary = read_config(folder).vocab_size
-    if made_with not in (None, tokenizer_digest(folder)) or int(data.train.tokens.max()) >= vocabulary:
+    highest = max(int(steps.tokens.max(initial=0)) for steps in (data.train, data.dev) if steps is not None)
+    if made_with not in (None, tokenizer_digest(folder)) or highest >= vocabulary:
         raise CorpusError(
             f"the steps were made with another tokenizer than that of {config.model}: prepare them again for this model"
+        )
+
+
+def _check_mixture(data: DataConfig) -> None:
+    """Refuse before anything is read what would be missed when batches are drawn."""
+    groups = {corpus.group for corpus in data.corpora}
+    asked = {name.rpartition("/")[0] for name in data.mixture}
+    if missing := sorted(asked - groups):
+        raise ConfigError(
+            f"data.mixture gives shares to the groups {', '.join(sorted(asked))}, but no corpus is of the group "
+            f"{', '.join(missing)}: give --data, or shares of what there is by --set data.mixture"
         )
 
 

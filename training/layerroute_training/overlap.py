@@ -105,7 +105,7 @@ def check_overlap(train: Iterable[Row], evaluation: Iterable[Row]) -> None:
     """
     overlap = find_overlap(train, evaluation)
     if overlap:
-        raise OverlapError(f"{overlap}\nDrop these rows (data.drop_overlap=true) or evaluate on other ones")
+        raise OverlapError(f"{overlap}\nDrop these rows (--set data.drop_overlap=true) or evaluate on other ones")
 
 
 def without_overlap(train: Iterable[Row], evaluation: Iterable[Row]) -> tuple[list[Row], Overlap]:

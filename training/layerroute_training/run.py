@@ -16,7 +16,7 @@ from layerroute.bundle import BackboneIdentity, fingerprint, load_bundle
 from layerroute_training.checkpoints import has_checkpoints, refuse_other_run
 from layerroute_training.config import TrainConfig
 from layerroute_training.data import StepData, check_steps, portable_name
-from layerroute_training.errors import CheckpointError
+from layerroute_training.errors import CheckpointError, CorpusError
 from layerroute_training.evaluation.evaluate import evaluate as evaluate_model
 from layerroute_training.export import save_routed
 from layerroute_training.objectives import make_objective
@@ -56,11 +56,13 @@ def train(
 
     Raises:
         CheckpointError: `out` holds another run, or one to be resumed, or cannot be written to.
-        CorpusError: steps that fit neither the model, nor the mixture, nor the objective.
+        CorpusError: no steps, or steps that fit neither the model, nor the mixture, nor the objective.
         BackboneError: no checkpoint of the Qwen2 family under the model's name.
     """
     if quiet:
         logging.disable_progress_bar()  # transformers' own, while weights are read
+    if not len(data.train):
+        raise CorpusError("there are no steps to train on, all are held out: give data with training rows")
     folder = resolve_checkpoint(config.model)
     check_steps(data, config, folder)
     bundle = out / BUNDLE

@@ -179,6 +179,8 @@ def _steps(subject: Subject, data: StepData, options: Options) -> StepSet:
     steps = data.train if options.split == "train" else data.dev
     if steps is None or not len(steps):
         raise CorpusError(f"the data have no {options.split} steps: give data of that split, or another --split")
+    if options.baselines and not len(data.train):
+        raise CorpusError("baselines are fitted on training steps, and all steps are held out: leave out --baselines")
     check_steps(data, TrainConfig(model=subject.backbone), subject.backbone_folder)
     trained_on = subject.metadata.training.get("run", {}).get("steps")
     if trained_on is not None and trained_on == steps.digest():
