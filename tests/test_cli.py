@@ -34,7 +34,10 @@ SURFACE = {
         *("--no-baselines", "--static-bundle", "--free-running", "--processes", "--json", "--plots"),
     },
     "report": {"FILE", "--json"},
-    "bench": {"--model", "--shape", "--device", "--dtype", "--context", "--steps", "--backend", "--json"},
+    "bench": {
+        *("--model", "--shape", "--device", "--dtype", "--context", "--steps", "--backend", "--json"),
+        *("--compare-transformers", "--no-compare-transformers"),
+    },
     "version": {"--json"},
 }
 

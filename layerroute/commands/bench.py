@@ -1,4 +1,4 @@
-"""Time decode steps over programs of growing length; the last line of stdout is one JSON document."""
+"""Time decode steps, prompts and answers; the last line of stdout is one JSON document."""
 
 import argparse
 import json
@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:  # torch loads only when something is timed
-    from layerroute.benchmark import DecodeBenchmark
+    from layerroute.benchmark.results import Benchmark
 
-HELP = "time decode steps by number of blocks"
+HELP = "time decode steps by number of blocks, prompts, and answers beside those of transformers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,46 +20,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--shape", help="time a shape with random weights, such as Qwen2.5-0.5B")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda" or "cuda:N"')
     parser.add_argument("--dtype", default="auto", help='"auto", "float32", "bfloat16" or "float16"')
-    parser.add_argument("--context", type=int, default=512, help="cached tokens before the step")
-    parser.add_argument("--steps", type=int, default=200, help="timed steps per program")
-    parser.add_argument("--backend", default="auto", help='"auto", "triton", "graph" or "eager"')
+    parser.add_argument("--context", type=int, default=512, help="tokens of the prompt, cached before a step")
+    parser.add_argument("--steps", type=int, default=200, help="timed steps per program, at least 10")
+    parser.add_argument("--backend", default="auto", help='"auto" for the fastest, or the name of one, such as "eager"')
+    parser.add_argument(
+        "--compare-transformers",
+        action=argparse.BooleanOptionalAction,
+        help="time transformers' generate() on the same weights, too (on a GPU this is done unless switched off)",
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON document alone")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, show a table on stderr, and print the document."""
+    """Measure, show tables on stderr, and print the document."""
     from layerroute import benchmark
 
     console = Console(stderr=True, quiet=args.json)
-    with console.status("timing decode steps"):
-        result = benchmark.run(args.model, args.shape, args.device, args.dtype, args.context, args.steps, args.backend)
-    console.print(_card(result))
-    console.print(_table(result))
+    with console.status("timing"):
+        result = benchmark.run(
+            args.model,
+            args.shape,
+            args.device,
+            args.dtype,
+            args.context,
+            args.steps,
+            args.backend,
+            args.compare_transformers,
+        )
+    console.print(_card(result), markup=False)
+    console.print(_programs(result))
+    console.print(_generation(result))
+    for name, reason in result.left_out.items():
+        console.print(f"left out: {name} ({reason})", markup=False)
     print(json.dumps(result.to_dict()))
     return 0
 
 
-def _card(result: "DecodeBenchmark") -> str:
+def _card(result: "Benchmark") -> str:
+    prompt, turn = result.prompt, result.next_turn
     return (
         f"{result.model} on {result.device}, {result.dtype}, {result.threads} CPU threads, "
         f"torch {result.torch_version}\n"
-        f"backend {result.backend} ({result.backend_reason}); batch 1, context {result.context}, "
+        f"backend {result.backend} ({result.backend_reason}); batch {result.batch}, context {result.context}, "
         f"median of {result.steps} steps, token read back each step\n"
         f"a block costs {result.saved_per_block_us:.1f} us (line through all programs, R² {result.r_squared:.4f}); "
-        f"half the blocks save {result.linearity:.0%} of half the time"
+        f"a skipped one saves at least {result.linearity:.0%} of an even share\n"
+        f"a plain copy moves {result.copy_gigabytes_per_second:.0f} GB/s, read and written\n"
+        f"a prompt of {prompt.new_tokens} tokens takes {prompt.prefill_ms:.1f} ms, its first token is there after "
+        f"{prompt.first_token_ms:.1f} ms; {turn.new_tokens} tokens after {turn.cached_tokens} cached ones: "
+        f"{turn.prefill_ms:.1f} and {turn.first_token_ms:.1f} ms"
     )
 
 
-def _table(result: "DecodeBenchmark") -> Table:
-    table = Table("blocks", "us per token", "10 % to 90 %", "tokens/s", "GB/s")
-    for column in table.columns:
-        column.justify = "right"
+def _programs(result: "Benchmark") -> Table:
+    table = _table("blocks", "us per token", "10 % to 90 %", "tokens/s", "GB/s", "of a copy", "saved per block, us")
     for entry in result.programs:
+        saved = entry.saved_per_skipped_block_us
         table.add_row(
-            str(entry.num_visits),
+            str(entry.blocks),
             f"{entry.us_per_token:.0f}",
             f"{entry.us_p10:.0f} to {entry.us_p90:.0f}",
             f"{entry.tokens_per_second:.0f}",
             f"{entry.gigabytes_per_second:.0f}",
+            f"{entry.copy_share:.0%}",
+            "" if saved is None else f"{saved:.1f} ({entry.saved_share:.0%})",
         )
+    return table
+
+
+def _generation(result: "Benchmark") -> Table:
+    tokens = result.generation[0].tokens
+    table = _table("full depth, greedy", "1 token, ms", f"{tokens} tokens, ms", "us per token", "streamed", "equal")
+    table.columns[0].justify = "left"
+    for entry in result.generation:
+        table.add_row(
+            entry.name,
+            f"{entry.one_token_ms:.1f}",
+            f"{entry.all_tokens_ms:.1f}",
+            f"{entry.us_per_token:.0f}",
+            f"{entry.us_per_token_streamed:.0f}",
+            f"{entry.equal_leading_tokens} of {entry.tokens}",
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns)
+    for column in table.columns:
+        column.justify = "right"
     return table
