@@ -60,14 +60,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.seeds is not None:
         return _train_seeds(args, config, console)
-    return _train_one(args, config, console)
+    return _train_one(args, config)
 
 
-def _train_one(args: argparse.Namespace, config: "TrainConfig", console: Console) -> int:
+def _train_one(args: argparse.Namespace, config: "TrainConfig") -> int:
     from layerroute_training.run import train
 
-    data = _data(args, config, console)
-    print(train(config, data, args.out, resume=args.resume, evaluate=not args.no_evaluate, quiet=args.quiet))
+    is_first = os.environ.get("RANK", "0") == "0"  # torchrun starts this command once per GPU
+    quiet = args.quiet or not is_first
+    data = _data(args, config, Console(stderr=True, quiet=quiet))
+    bundle = train(config, data, args.out, resume=args.resume, evaluate=not args.no_evaluate, quiet=quiet)
+    if is_first:
+        print(bundle)
     return 0
 
 

@@ -50,6 +50,19 @@ def test_rows_become_a_bundle(folder, tmp_path, capsys):
     assert training["data"]["counts"]["dev"]["steps"] == 8
 
 
+def test_of_several_processes_the_first_one_speaks(folder, tmp_path, capsys, monkeypatch):
+    corpus = everything(tmp_path / "rows.jsonl.gz")
+    straight = [word for word in command(folder, corpus, tmp_path / "out") if word != "--quiet"]
+    monkeypatch.setattr("layerroute_training.run.train", lambda *_, quiet, **__: tmp_path / f"bundle-{quiet}")
+    monkeypatch.setenv("RANK", "1")
+    assert main(straight) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    assert main(straight) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'bundle-False'}\n"
+
+
 def test_prepared_steps_train_to_the_same_bundle(folder, tmp_path, capsys):
     corpus = everything(tmp_path / "rows.jsonl.gz")
     straight = command(folder, corpus, tmp_path / "straight")
