@@ -8,7 +8,6 @@ Shape suffixes: L blocks, D hidden size.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from torch import Tensor
 from layerroute import __version__
 from layerroute.backbone.config import read_config
 from layerroute.errors import BundleError, WeightsError
+from layerroute.files import write_durably
 from layerroute.flops import BackboneShape
 from layerroute.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraModule, parse_adapter, serialise_adapter
 from layerroute.report import Scope
@@ -317,10 +317,7 @@ def _replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     for name, data in files.items():
-        with (staging / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(staging / name, data)
     if path.exists():
         shutil.rmtree(backup, ignore_errors=True)
         path.rename(backup)

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
+from layerroute.files import write_durably
 from layerroute_training.errors import CheckpointError
 
 KEEP = 2
@@ -139,10 +140,7 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     for name, data in files.items():
-        with (staging / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(staging / name, data)
     _sync_folder(staging)
     shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same update
     staging.rename(path)

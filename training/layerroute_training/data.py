@@ -7,7 +7,6 @@ were made of.
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from layerroute.backbone.config import read_config, resolve_checkpoint
+from layerroute.files import replace_text
 from layerroute_training.config import DataConfig, TrainConfig
 from layerroute_training.corpora import LoadedCorpus, load_rows
 from layerroute_training.errors import ConfigError, CorpusError
@@ -54,9 +54,7 @@ class StepData:
                 raise CorpusError(f"{folder / name} holds steps of other data: name another folder, or remove it")
         for name, steps in sets.items():
             steps.save(folder / name)
-        staging = folder / f".{_NOTES}"
-        staging.write_text(json.dumps(self.notes, indent=2) + "\n", encoding="utf-8")
-        os.replace(staging, folder / _NOTES)  # last: a folder with notes is complete
+        replace_text(folder / _NOTES, json.dumps(self.notes, indent=2) + "\n")  # last: with notes it is complete
 
     @classmethod
     def load(cls, folder: Path) -> "StepData":

@@ -6,6 +6,7 @@ Shape suffixes: B steps of a batch, A scored tokens, L blocks, C cells, N steps 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class CellMeans:
         return sum_C / self.tokens_C.clamp(min=1)
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """Base of the objectives. Its state dict holds what a resumed run needs.
 
     Attributes:
@@ -65,6 +66,7 @@ class Objective(nn.Module):
         """The blocks [B, L] that steps have to run, by their index in the corpus; None lets the gates decide."""
         return None
 
+    @abstractmethod
     def loss(
         self, output: RoutedOutput, is_tool_call_B: Tensor, group_B: Tensor, full_nll_A: Tensor | None = None
     ) -> tuple[Tensor, Metrics]:
@@ -76,7 +78,6 @@ class Objective(nn.Module):
             group_B: indices into the groups.
             full_nll_A: losses of the same tokens at full depth, without gradient, if `needs_full_depth`.
         """
-        raise NotImplementedError
 
     def end_update(self) -> None:
         """Take in what the batches since the last call showed, over all ranks. Call it once per update."""

@@ -5,7 +5,6 @@ Shape suffix: M metrics.
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from layerroute.files import replace_text
 
 METRICS = "metrics.jsonl"
 
@@ -29,9 +30,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
         kept = [line for line in self._lines() if json.loads(line)["update"] <= resumed_at]
-        staging = self._path.with_name(f".{METRICS}")
-        staging.write_text("".join(kept), encoding="utf-8")
-        os.replace(staging, self._path)
+        replace_text(self._path, "".join(kept))
         self._board: Any = None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter

@@ -6,7 +6,6 @@
 import hashlib
 import json
 import lzma
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layerroute.files import write_durably
 from layerroute_training.errors import CorpusError
 
 FORMAT = 1
@@ -38,10 +38,10 @@ def write_columns(folder: Path, columns: Mapping[str, NDArray[Any]], metadata: M
         for name, column in columns.items():
             little = column.astype(column.dtype.newbyteorder("<"))
             data = lzma.compress(little.tobytes(), filters=_XZ)
-            _write(staging / f"{name}.xz", data)
+            write_durably(staging / f"{name}.xz", data)
             checksum = hashlib.sha256(data).hexdigest()
             index["columns"][name] = {"type": little.dtype.str, "length": len(column), "sha256": checksum}
-        _write(staging / _INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+        write_durably(staging / _INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
         if folder.exists():
             shutil.rmtree(folder)
         staging.chmod(0o755)
@@ -67,13 +67,6 @@ def read_columns(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
         raise CorpusError(f"{error.filename} is missing: name a folder of saved steps, or save them again") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise CorpusError(f"{folder / _INDEX} is damaged: save the steps again") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:

@@ -1,7 +1,6 @@
 """Several seeds of one recipe: each a run of its own in a process of its own, and what they say together."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from layerroute.bundle import load_bundle
 from layerroute.errors import BundleError
+from layerroute.files import replace_text
 from layerroute_training.config import TrainConfig
 from layerroute_training.data import StepData
 from layerroute_training.errors import CheckpointError, ConfigError, TrainingError
@@ -51,9 +51,7 @@ def has_steps(out: Path, config: TrainConfig) -> bool:
 def save_steps(data: StepData, out: Path, config: TrainConfig) -> None:
     """Keep the steps that a configuration asks for in the folder of its sweep."""
     data.save(steps_folder(out))
-    staging = out / f".{_ASKED}"
-    staging.write_text(json.dumps(_asked_of(config), indent=2) + "\n", encoding="utf-8")
-    os.replace(staging, out / _ASKED)  # last: where it is, the steps are complete
+    replace_text(out / _ASKED, json.dumps(_asked_of(config), indent=2) + "\n")  # last: then the steps are complete
 
 
 def steps_folder(out: Path) -> Path:

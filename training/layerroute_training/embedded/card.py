@@ -7,7 +7,6 @@
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from layerroute.bundle import ROUTING, load_bundle
+from layerroute.files import replace_text
 from layerroute.report import StepKind
 from layerroute_training.errors import ConfigError
 from layerroute_training.evaluation.report import KINDS, EvaluationReport
@@ -63,9 +63,7 @@ def keep_report(report: EvaluationReport, folder: Path) -> None:
     """
     bundle = load_bundle(folder / "bundle")
     metadata = bundle.metadata.model_copy(update={"evaluation": report.model_dump(mode="json")})
-    staging = bundle.path / f".{ROUTING}"
-    staging.write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(staging, bundle.path / ROUTING)
+    replace_text(bundle.path / ROUTING, metadata.model_dump_json(indent=2) + "\n")
 
 
 def report_of(folder: Path) -> EvaluationReport:

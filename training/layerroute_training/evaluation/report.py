@@ -28,11 +28,6 @@ class Interval(_Frozen):
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside."""
-        return self.low > 0.0 or self.high < 0.0
-
 
 class Loss(_Frozen):
     """Loss of the answers in nats per token, and its exponential."""
