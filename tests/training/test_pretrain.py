@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from layerroute_training.embedded.batches import RowPacker, Span, SpanStream, pack_all, read_documents
-from layerroute_training.embedded.network import Network, dense_mask, flex_mask
+from layerroute_training.embedded.export import export_backbone, load_backbone
+from layerroute_training.embedded.network import Network, NetworkShape, dense_mask, flex_mask
 from layerroute_training.embedded.optim import Clock, orthogonalise, trapezoid
 from layerroute_training.embedded.pretrain import AnswerSkips, Depths, Pretraining, block_dropout, draw_depths
 from layerroute_training.embedded.recipe import TINY, Recipe, main, pack
@@ -299,6 +300,32 @@ def test_the_exported_backbone_loads_in_transformers_and_its_shards_are_small(ou
     assert all(path.stat().st_size < 16_000_000 for path in folder.iterdir())
     total = sum(tensor.nbytes for path in folder.glob("*.safetensors") for tensor in load_file(path).values())
     assert json.loads((folder / "model.safetensors.index.json").read_text())["metadata"]["total_size"] == total
+
+
+def test_a_second_stage_starts_from_the_exported_weights(data, out, tmp_path):
+    first = out / "out" / "embedded"
+    network = Network(TINY.shape)
+    network.initialise(5)
+    load_backbone(network, first)
+    again = tmp_path / "again"
+    export_backbone(network, data / "tokenizer", again)
+    for path in sorted(first.glob("*.safetensors")):
+        assert path.read_bytes() == (again / path.name).read_bytes()
+    arguments = ["--data", str(data), "--tiny", "--start", str(first)]
+    assert main([*arguments, "--out", str(tmp_path / "second")]) == 0
+    assert _first_loss(tmp_path / "second") < _first_loss(out / "out") - 0.2
+
+
+def _first_loss(folder):
+    events = map(json.loads, (folder / "journal.jsonl").read_text().splitlines())
+    return next(event["loss"] for event in events if event["event"] == "train")
+
+
+def test_a_start_that_does_not_fit_is_refused(out, tmp_path):
+    with pytest.raises(FileNotFoundError, match="embedded/ of a finished run"):
+        load_backbone(Network(TINY.shape), tmp_path)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_backbone(Network(NetworkShape(hidden_size=16, num_blocks=2)), out / "out" / "embedded")
 
 
 def test_the_pieces_hold_everything_but_the_checkpoint(out, tmp_path):

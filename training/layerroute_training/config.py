@@ -90,7 +90,7 @@ class RouterConfig(_Config):
     band_bias: float | None = None
     always_run: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     noise: bool = True
-    quiet_from: Share = 0.6
+    quiet_from: Share = 0.4
 
 
 class SkipTarget(_Config):
@@ -116,7 +116,7 @@ class ConstrainedObjective(_Config):
 
     name: Literal["constrained"] = "constrained"
     tool_call: SkipTarget | QualityBound = SkipTarget(skip=0.31)
-    planning: SkipTarget | QualityBound = SkipTarget(skip=0.05)
+    planning: SkipTarget | QualityBound = SkipTarget(skip=0.03)
     multiplier_rate: Annotated[float, Field(gt=0.0)] = 0.05
     stiffness: Annotated[float, Field(ge=0.0)] = 5.0
     kind_weight: Annotated[float, Field(ge=0.0)] = 1.0
@@ -157,10 +157,10 @@ class ScheduleConfig(_Config):
         horizon: update at which the cosine reaches zero, or None for the last; the paper's run ends long before it.
     """
 
-    updates: PositiveInt = 600
+    updates: PositiveInt = 750
     batch: PositiveInt = 64
     accumulation: PositiveInt = 1
-    lora_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    lora_rate: Annotated[float, Field(gt=0.0)] = 5e-4
     gate_rate: Annotated[float, Field(gt=0.0)] = 1e-2
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     betas: tuple[float, float] = (0.9, 0.999)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -69,6 +69,27 @@ def export_backbone(network: Network, tokenizer_folder: Path, folder: Path) -> N
     for pattern in ("tokenizer.json", "tokenizer_config.json", "*.jinja"):
         for source in tokenizer_folder.glob(pattern):
             shutil.copyfile(source, folder / source.name)
+
+
+def load_backbone(network: Network, folder: Path) -> None:
+    """Give the network the weights that `export_backbone` wrote.
+
+    Raises:
+        FileNotFoundError: the folder has no weights.
+        ValueError: they are those of another shape.
+    """
+    files = sorted(folder.glob("model-*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no model-*.safetensors: give the folder embedded/ of a finished run")
+    stored: dict[str, Tensor] = {}
+    for file in files:
+        stored |= load_file(file)
+    with torch.no_grad():
+        for name, ours in named_tensors(network):
+            found = stored.get(name)
+            if found is None or found.shape != ours.shape:
+                raise ValueError(f"{folder}: {name} does not fit a network of shape {network.shape}")
+            ours.copy_(found)  # `ours` shares the parameter's memory
 
 
 def backbone_config(shape: NetworkShape, end: int, padding: int) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""The embedded backbone's recipe: pre-train it and export it.
+"""The embedded backbone's recipe: pre-train it in two stages and export it.
 
-    python -m layerroute_training.embedded.recipe --data DIR --out DIR [--minutes M] [--resume] [--pack DIR]
+    python -m layerroute_training.embedded.recipe --data DIR --out FIRST [--minutes M] [--resume] [--pack DIR]
+    python -m layerroute_training.embedded.recipe --data DIR --out SECOND --start FIRST/embedded [...]
 
-A call that runs out of `--minutes` saves and stops; the next one, with `--resume`, continues exactly. The output folder
+The second stage starts from what the first exported, and prepares tool calls for a third of the blocks being skipped. A
+call that runs out of `--minutes` saves and stops; the next one, with `--resume`, continues exactly. The output folder
 holds `embedded/` (the Hugging Face folder), `journal.jsonl` and the checkpoint `pretrain.pt`. LoRA and routers are
 trained on it by `layerroute train`.
 """
@@ -19,7 +21,7 @@ from time import monotonic
 import torch
 
 from layerroute_training.embedded.batches import read_documents
-from layerroute_training.embedded.export import export_backbone
+from layerroute_training.embedded.export import export_backbone, load_backbone
 from layerroute_training.embedded.network import Network, NetworkShape
 from layerroute_training.embedded.optim import Clock
 from layerroute_training.embedded.pretrain import AnswerSkips, Depths, PretrainConfig, Pretraining
@@ -51,7 +53,39 @@ TINY = Recipe(
 )
 
 
-def run(recipe: Recipe, data: Path, out: Path, deadline: float, *, timed: bool = True, resume: bool = False) -> bool:
+SECOND_SKIPS = AnswerSkips(
+    (11, 17, 14, 20, 22, 5, 8, 16, 13, 2, 7, 4),
+    random_share=0.05,
+    tool_call=(Depths(0.85, 7, 8), Depths(0.1, 1, 12)),
+    planning=(Depths(0.4, 1, 2), Depths(0.1, 1, 8)),
+)
+"""Mostly the depth that is asked of tool calls, in the order in which gates of the first stage gave blocks up."""
+SECOND = Recipe(
+    pretrain=PretrainConfig(
+        matrix_rate=2e-3,
+        vector_rate=1e-3,
+        decay_from=0.1,
+        anneal_from=0.0,
+        dropout_from=0.0,
+        steps=1_800,
+        answer_skips=SECOND_SKIPS,
+        seed=1,
+    ),
+    minutes=2.5,
+)
+"""The second stage: half the rate, decaying at once."""
+
+
+def run(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    deadline: float,
+    *,
+    start: Path | None = None,
+    timed: bool = True,
+    resume: bool = False,
+) -> bool:
     """Train and export the backbone, as far as time allows.
 
     Args:
@@ -59,11 +93,15 @@ def run(recipe: Recipe, data: Path, out: Path, deadline: float, *, timed: bool =
         data: folder that `prepare` wrote.
         out: gets checkpoint, backbone and journal.
         deadline: value of `monotonic()` before which the call ends.
+        start: folder of an exported backbone whose weights are trained on; None for random ones.
         timed: plan in minutes on a GPU; otherwise, and on a CPU, in steps.
         resume: continue the checkpoint in `out`, if there is one.
 
     Returns:
         Whether the training is complete.
+
+    Raises:
+        FileNotFoundError, ValueError: `start` has no weights, or those of another shape.
     """
     journal = Journal(out / "journal.jsonl")
     journal.write("recipe", asdict(recipe))
@@ -75,6 +113,8 @@ def run(recipe: Recipe, data: Path, out: Path, deadline: float, *, timed: bool =
     sizes = {group.name: {"tokens": len(group.tokens), "turns": len(group.turns.begin)} for group in train}
     journal.write("data", {"train": sizes, "parameters": sum(p.numel() for p in network.parameters())})
     runtime = choose_runtime(network, recipe.pretrain.rows, recipe.pretrain.row_tokens, journal)
+    if start is not None:  # after the choice, whose tolerance is for fresh weights
+        load_backbone(network, start)
     clock = Clock(recipe.pretrain.steps, recipe.minutes * 60 if timed and runtime.device.type == "cuda" else None)
     training = Pretraining(recipe.pretrain, network, runtime, train, unseen, clock, out, journal)
     if resume:
@@ -111,12 +151,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if (options.out / "pretrain.pt").exists() and not options.resume:
         sys.exit(f"{options.out} holds a checkpoint: pass --resume to continue it, or another --out")
-    recipe = TINY if options.tiny else Recipe()
+    recipe = TINY if options.tiny else Recipe() if options.start is None else SECOND
     if options.total_minutes is not None:
         recipe = replace(recipe, minutes=options.total_minutes)
     deadline = started + options.minutes * 60
     try:
-        complete = run(recipe, options.data, options.out, deadline, timed=not options.steps, resume=options.resume)
+        complete = run(
+            recipe,
+            options.data,
+            options.out,
+            deadline,
+            start=options.start,
+            timed=not options.steps,
+            resume=options.resume,
+        )
     finally:
         if options.pack is not None:
             pack(options.out, options.pack)
@@ -127,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m layerroute_training.embedded.recipe", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, model and journal")
+    parser.add_argument("--start", type=Path, help="exported folder of the first stage: run the second one from it")
     parser.add_argument("--minutes", type=float, default=1e6, help="save and stop before this call has taken so long")
     parser.add_argument("--total-minutes", type=float, help="training time over all calls (GPU)")
     parser.add_argument("--steps", action="store_true", help="plan by steps on a GPU too")
