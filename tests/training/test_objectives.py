@@ -132,7 +132,8 @@ def test_multipliers_move_once_per_update_by_the_mean_over_its_batches():
 
 
 def test_a_cell_without_tokens_costs_nothing_and_is_not_logged_as_zero():
-    objective = make_objective(ConstrainedObjective(kind_weight=0.0), GROUPS, BOTH, 4)
+    config = ConstrainedObjective(planning=SkipTarget(skip=0.05), kind_weight=0.0)
+    objective = make_objective(config, GROUPS, BOTH, 4)
     loss, metrics = objective.loss(output(torch.tensor([0.05] * 4), torch.ones(4), [1, 0, 0, 0]), CALLS, GROUP)
     assert loss == pytest.approx(1.0)
     assert metrics["nll/corpora/planning"] == 1.0
