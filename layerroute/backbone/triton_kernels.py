@@ -1,4 +1,4 @@
-"""Kernels of a decode step at batch 1, five for each visit of a block, in Triton.
+"""Kernels of a decode step at batch 1, five for each visit of a block, in Triton. A batch shares the attention.
 
 Which block a visit runs, which KV slot it uses, the token, its position and the cache's address are all read from
 device memory, so the same launches serve every layer program of their length. Matrix kernels stream rows of weights:
@@ -11,7 +11,7 @@ position, and KV of earlier positions. Every kernel waits, so what comes after t
 
 State, int64: STATE_POSITION, STATE_CURSOR (how many of the tokens have been fed), STATE_KEYS and STATE_VALUES (address
 of the cache's first element), STATE_CAPACITY (positions of a cache slot), then token ids from STATE_TOKENS on.
-A program row holds a visit's block and slot.
+A program row holds a visit's block and slot. The attention of a batch finds row r's state STATE_TOKENS * r further on.
 
 Shapes: D hidden size, Q query heads, KV heads of keys and values, G query heads per KV head, H head_dim, I intermediate
 size, V vocabulary, S splits of the positions. A tile holds R rows of C chunks of BK columns, as [C * R, BK]: line
@@ -38,7 +38,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @jit
-def _hand_over(PDL: tl.constexpr) -> None:
+def hand_over(PDL: tl.constexpr) -> None:
     """Let the next kernel start, then wait for the one before."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -142,7 +142,7 @@ def qkv_kernel(
     else:
         target = _cache_slot(state, STATE_VALUES, slot, head - Q - KV, query, KV, H) + position * H
         cos_R, sin_R = tl.full((R,), 1.0, tl.float32), tl.zeros((R,), tl.float32)
-    _hand_over(PDL)
+    hand_over(PDL)
     x = _vector(hidden, columns, D)
     scale_R = _rms(x, D, EPS, R)
     x *= gain
@@ -161,10 +161,15 @@ def attention_kernel(
     """Attention of the query heads of one KV head over one split of the earlier positions.
 
     Split 0 also takes the new position, so it is never empty. An empty split leaves zeros with a weight of zero. Writes
-    the attended values `partial` [S, Q, H] and `lse` [Q, S], the log2 of the sum of weights that they stand for.
+    the attended values `partial` [S, Q, H] and `lse` [Q, S], the log2 of the sum of weights that they stand for; each
+    for every row of a batch, along the grid's last axis.
     """
     G: tl.constexpr = Q // KV
-    head, split = tl.program_id(0), tl.program_id(1)
+    head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    state += row * STATE_TOKENS
+    query += row * Q * H
+    partial += row * S * Q * H
+    lse += row * Q * S
     slot, position = tl.load(visit + 1), tl.load(state + STATE_POSITION).to(tl.int32)
     keys = _cache_slot(state, STATE_KEYS, slot, head, query, KV, H)
     values = _cache_slot(state, STATE_VALUES, slot, head, query, KV, H)
@@ -176,7 +181,7 @@ def attention_kernel(
     inside_N1 = (start + n_N)[:, None] < end
     key_NH = tl.load(keys + offset_NH, mask=inside_N1, other=0.0)
     value_NH = tl.load(values + offset_NH, mask=inside_N1, other=0.0)
-    _hand_over(PDL)
+    hand_over(PDL)
     g_G = tl.arange(0, GP)
     rows_GH = (head * G + g_G)[:, None] * H + h_H[None, :]
     query_GH = tl.load(query + rows_GH, mask=g_G[:, None] < G, other=0.0)
@@ -217,7 +222,7 @@ def output_kernel(
     rows_R = first + tl.arange(0, R)
     q_Q, s_S, column = tl.arange(0, QP), tl.arange(0, S), tl.arange(0, QP * H)
     tile = _tile(weight + tl.load(visit) * D * Q * H, first, D, _columns(0, R, 1, QP * H), Q * H, R)
-    _hand_over(PDL)
+    hand_over(PDL)
     residual_R = tl.load(hidden + rows_R, mask=rows_R < D, other=0.0)
     lse_SQ = tl.load(lse + q_Q[None, :] * S + s_S[:, None], mask=q_Q[None, :] < Q, other=0.0)
     top_Q = tl.max(lse_SQ, axis=0)
@@ -250,7 +255,7 @@ def gate_up_kernel(
     first = tl.program_id(0) * R
     gate, up = _tile(gates, first, I, columns, D, R), _tile(ups, first, I, columns, D, R)
     gain = _vector(norm + block * D, columns, D)
-    _hand_over(PDL)
+    hand_over(PDL)
     x = _vector(hidden, columns, D)
     scale_R = _rms(x, D, EPS, R)
     x *= gain
@@ -277,7 +282,7 @@ def down_kernel(
     columns = _columns(0, R, C, BK)
     tile = _tile(weight, first, D, columns, I, R)
     next_tile = _tile(weight, first, D, columns + C * BK, I, R)
-    _hand_over(PDL)
+    hand_over(PDL)
     residual_R = tl.load(hidden + rows_R, mask=rows_R < D, other=0.0)
     x = _vector(active, columns, I)
     total = tl.zeros((R, BK), tl.float32)

@@ -73,7 +73,7 @@ class StepKernels:
         self._partial = torch.zeros(most_splits, c.num_heads, c.head_dim, dtype=backbone.dtype, device=device)
         self._lse = torch.zeros(most_splits, c.num_heads, dtype=torch.float32, device=device)
         self._active_I = torch.zeros(c.intermediate_size, dtype=backbone.dtype, device=device)
-        self._rope_PH = _rope_table(c).to(device)
+        self._rope_PH = rope_table(c).to(device)
 
     def run(self, program: Tensor, splits: int) -> None:
         """Launch one step over a program [visits, 2] of blocks and slots."""
@@ -119,7 +119,7 @@ class StepKernels:
         )  # fmt: skip
 
 
-def _rope_table(config: BackboneConfig) -> Tensor:
+def rope_table(config: BackboneConfig) -> Tensor:
     """Cosine, then sine, of every position's angles: [P, H] in float32."""
     exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     positions = torch.arange(config.max_positions, dtype=torch.float32)

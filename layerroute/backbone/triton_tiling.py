@@ -69,3 +69,49 @@ def choose_tiling(config: BackboneConfig, multiprocessors: int = MULTIPROCESSORS
         gate_up_programs=programs(config.intermediate_size, rows, warps=12),
         lm_head_programs=programs(config.vocab_size, 2 * rows, warps=20),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTile:
+    """How a kernel for several rows cuts a matrix: `rows` at a time, by `warps` warps, one for each chunk at best."""
+
+    rows: int
+    warps: int = 8
+    most_columns: int = 1024
+
+    def sizes(self, width: int) -> dict[str, int]:
+        """Constants of a matrix kernel over rows of `width` columns."""
+        columns = min(self.most_columns, power_of_two(width))
+        chunks = min(self.warps, max(1, columns // 16))
+        return {"N": self.rows, "C": chunks, "BK": columns // chunks}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTiling:
+    """Launch shape of every kernel for several rows.
+
+    Attributes:
+        residual: of both projections into the residual stream.
+        splits: parts of the positions in attention; the same for every row, so that no row's sums depend on another's.
+    """
+
+    qkv: BatchTile
+    residual: BatchTile
+    gate_up: BatchTile
+    lm_head: BatchTile
+    lm_head_programs: int
+    attention_block: int = 64
+    attention_warps: int = 4
+    splits: int = 16
+
+
+def choose_batch_tiling(config: BackboneConfig, multiprocessors: int = MULTIPROCESSORS) -> BatchTiling:
+    """Tiles as wide as a warp's registers hold without spilling, so that one load fetches what a program multiplies."""
+    rows = 32
+    return BatchTiling(
+        qkv=BatchTile(min(16, config.head_dim)),
+        residual=BatchTile(8),
+        gate_up=BatchTile(rows),
+        lm_head=BatchTile(rows),
+        lm_head_programs=min(2 * multiprocessors, -(-config.vocab_size // rows)),
+    )
