@@ -140,6 +140,12 @@ class TritonStepper:
     Args:
         tiling: launch shapes; chosen for the model's shape if not given.
         pdl: whether to use programmatic dependent launch; where it is supported if not given.
+
+    Attributes:
+        kernels: what it launches, and the state and logits on the device.
+        on_device: makes the backbone's device the current one.
+        pdl: whether kernels use programmatic dependent launch.
+        pool: what graphs allocate from, or None without CUDA.
     """
 
     name = "triton"
@@ -147,13 +153,14 @@ class TritonStepper:
     def __init__(self, backbone: Backbone, tiling: Tiling | None = None, pdl: bool | None = None) -> None:
         self._backbone = backbone
         device, is_cuda = backbone.device, backbone.device.type == "cuda"
-        pdl = pdl_supported(device) if pdl is None else pdl
+        self.pdl = pdl = pdl_supported(device) if pdl is None else pdl
         count = torch.cuda.get_device_properties(device).multi_processor_count if is_cuda else MULTIPROCESSORS
         self._tiling = tiling or choose_tiling(backbone.config, count)
-        self._kernels = StepKernels(backbone, self._tiling, pdl)
+        self.kernels = StepKernels(backbone, self._tiling, pdl)
         # Triton launches on the thread's current device, whatever device the tensors are on.
-        self._on_device = torch.cuda.device(device) if is_cuda else nullcontext()
+        self.on_device = torch.cuda.device(device) if is_cuda else nullcontext()
         self._graphs: OrderedDict[tuple[int, int], _Captured] = OrderedDict()
+        self.pool = torch.cuda.graph_pool_handle() if is_cuda else None
         where = torch.cuda.get_device_name(device) if is_cuda else "Triton's interpreter"
         self.reason = f"fused kernels on {where}, {'with' if pdl else 'without'} programmatic dependent launch"
 
@@ -163,27 +170,35 @@ class TritonStepper:
         Returns:
             Float32 logits [V] after the last token, valid until the next step.
         """
-        with self._on_device:
-            for offset in range(0, len(ids), MAX_TOKENS):
-                self._feed(ids[offset : offset + MAX_TOKENS], start + offset, visits, cache)
+        self.feed(ids, start, visits, cache)
         for visit in visits:
             self._backbone.executed_L[visit.block] += len(ids)
-        return self._kernels.logits_V
+        return self.kernels.logits_V
 
-    def _feed(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> None:
-        end = start + len(ids)
-        splits = next(splits for positions, splits in self._tiling.splits.items() if end <= positions)
+    def feed(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> None:
+        """What `step` launches, without counting it as executed."""
+        with self.on_device:
+            for offset in range(0, len(ids), MAX_TOKENS):
+                piece = ids[offset : offset + MAX_TOKENS]
+                self.upload(start + offset, cache, piece)
+                self.replay(len(piece), start + offset + len(piece), visits)
+
+    def upload(self, position: int, cache: KVCache, ids: Sequence[int]) -> None:
+        """Put tokens, the position of the first, and the cache's address on the device."""
         keys, values = cache.keys_SKTH.data_ptr(), cache.values_SKTH.data_ptr()
-        state = torch.tensor([start, 0, keys, values, cache.capacity, 0, 0, 0, *ids])
-        captured = self._captured(visits, splits, state)
-        self._upload(self._kernels.state, state)
-        for _ in ids:
+        self._upload(self.kernels.state, torch.tensor([position, 0, keys, values, cache.capacity, 0, 0, 0, *ids]))
+
+    def replay(self, count: int, end: int, visits: tuple[Visit, ...]) -> None:
+        """Feed the next `count` tokens that lie on the device, the last of them before position `end`."""
+        splits = next(splits for positions, splits in self._tiling.splits.items() if end <= positions)
+        captured = self._captured(visits, splits)
+        for _ in range(count):
             if captured.graph is None:
-                self._kernels.run(captured.program, splits)
+                self.kernels.run(captured.program, splits)
             else:
                 captured.graph.replay()
 
-    def _captured(self, visits: tuple[Visit, ...], splits: int, state: Tensor) -> _Captured:
+    def _captured(self, visits: tuple[Visit, ...], splits: int) -> _Captured:
         key = (len(visits), splits)
         captured = self._graphs.pop(key, None)
         is_new = captured is None
@@ -196,11 +211,12 @@ class TritonStepper:
             self._upload(captured.program, torch.tensor([(v.block, v.slot) for v in visits], dtype=torch.int64))
             captured.visits = visits
         if is_new and self._backbone.device.type == "cuda":
-            self._upload(self._kernels.state, state)
-            self._kernels.run(captured.program, splits)  # compiles; writes the KV that the first replay will write
+            state = self.kernels.state.clone()
+            self.kernels.run(captured.program, splits)  # compiles; writes the KV that the first replay will write
+            self.kernels.state.copy_(state)
             captured.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(captured.graph):
-                self._kernels.run(captured.program, splits)
+            with torch.cuda.graph(captured.graph, pool=self.pool):
+                self.kernels.run(captured.program, splits)
         return captured
 
     @staticmethod

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from layerroute.backbone.stepper import Stepper
 from layerroute.engine.accounting import Meter, Stopwatch
 from layerroute.engine.detokenizer import Detokenizer
 from layerroute.engine.grammar import Grammar
-from layerroute.engine.prefill import Prefilled
 from layerroute.engine.request import Delta, FinishReason
-from layerroute.engine.sampling import Sampler
+from layerroute.engine.token_loop import TokenLoop
 
 
 @dataclass(slots=True)
@@ -22,12 +20,14 @@ class Answer:
         ids: generated tokens, the end token included.
         fast_forwarded: how many of them the grammar left no choice about.
         fed: how many of them went through the backbone (the last one never needs to).
+        drawn: how many have been drawn or forced, those included that are not read yet.
     """
 
     ids: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     fast_forwarded: int = 0
     fed: int = 0
+    drawn: int = 0
     finish: FinishReason | None = None
 
 
@@ -35,8 +35,7 @@ class Decoder:
     """Decodes one answer.
 
     Args:
-        stepper: runs the decode steps.
-        sampler: draws tokens.
+        loop: draws tokens and feeds them.
         grammar: constrains them, or None.
         detokenizer: turns them into text and finds stop strings.
         end_ids: tokens that end the answer.
@@ -47,8 +46,7 @@ class Decoder:
 
     def __init__(
         self,
-        stepper: Stepper,
-        sampler: Sampler,
+        loop: TokenLoop,
         grammar: Grammar | None,
         detokenizer: Detokenizer,
         end_ids: frozenset[int],
@@ -56,8 +54,7 @@ class Decoder:
         emit: Callable[[Delta], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        self._stepper = stepper
-        self._sampler = sampler
+        self._loop = loop
         self._grammar = grammar
         self._detokenizer = detokenizer
         self._end_ids = end_ids
@@ -65,49 +62,56 @@ class Decoder:
         self._emit = emit
         self._cancelled = cancelled
 
-    def run(self, prompt: Prefilled, num_prompt_tokens: int, meter: Meter, watch: Stopwatch) -> Answer:
-        """Decode until an end token, a stop string, the token limit, or cancellation."""
+    def run(self, num_prompt_tokens: int, num_visits: int, meter: Meter, watch: Stopwatch) -> Answer:
+        """Decode until an end token, a stop string, the token limit, or cancellation.
+
+        Without a grammar the loop may draw ahead of what is read here; with one, a token's successor can only be drawn
+        once its mask is known, but the token's own step runs while the mask is worked out.
+        """
         answer = Answer()
-        logits_V = prompt.logits_V
+        ahead = 0 if self._grammar is not None else self._loop.ahead
         while True:
-            if self._cancelled():
+            mask_V = self._constrain(answer, watch)
+            if answer.finish is None and self._cancelled():
                 answer.finish = "cancelled"
-                break
-            self._next_tokens(logits_V, answer, watch)
             if answer.finish is not None:
                 break
-            pending = answer.ids[answer.fed :]
-            start = num_prompt_tokens + answer.fed
-            logits_V = self._stepper.step(pending, start, prompt.visits, prompt.conversation.cache)
-            meter.add(len(pending), start, len(prompt.visits), 1)
-            answer.fed = len(answer.ids)
+            if len(answer.ids) > answer.fed:
+                meter.add(len(answer.ids) - answer.fed, num_prompt_tokens + answer.fed, num_visits, 1)
+                answer.fed = len(answer.ids)
+            while answer.drawn < min(len(answer.ids) + ahead + 1, self._max_tokens):
+                self._loop.sample(mask_V)
+                answer.drawn += 1
+                if answer.drawn < self._max_tokens:  # the last token never needs to be fed
+                    self._loop.step()
+            token = self._loop.take()
+            if self._grammar is not None:
+                with watch.time("mask"):
+                    self._grammar.accept(token)
+            self._append(token, answer)
         self._send(self._detokenizer.flush(), answer)
         return answer
 
-    def _next_tokens(self, logits_V: Tensor, answer: Answer, watch: Stopwatch) -> None:
-        """One sampled token, and those that the grammar forces after (or instead of) it."""
-        if self._grammar is None:
-            self._append(self._sampler.pick(logits_V, None), answer)
-            return
+    def _constrain(self, answer: Answer, watch: Stopwatch) -> Tensor | None:
+        """Take the tokens that the grammar leaves no choice about, then give the mask of the next one."""
+        if self._grammar is None or answer.finish is not None:
+            return None
         with watch.time("mask"):
             forced = self._grammar.forced()
-        if not forced:
-            with watch.time("mask"):
-                mask_V = self._grammar.mask()
-            token = self._sampler.pick(logits_V, mask_V)
-            with watch.time("mask"):
-                self._grammar.accept(token)
-            self._append(token, answer)
-            if answer.finish is not None:
-                return
-            with watch.time("mask"):
-                forced = self._grammar.forced()
+        start = len(answer.ids)
         for token in forced:
             if answer.finish is not None or self._cancelled():
-                return
+                return None
             self._grammar.accept(token)
             answer.fast_forwarded += 1
+            answer.drawn += 1
             self._append(token, answer)
+        if answer.finish is not None:
+            return None
+        if forced:
+            self._loop.feed(answer.ids[start:])
+        with watch.time("mask"):
+            return self._grammar.mask()
 
     def _append(self, token: int, answer: Answer) -> None:
         answer.ids.append(token)

@@ -16,7 +16,7 @@ from layerroute.engine.grammar import GrammarFactory
 from layerroute.engine.prefill import Prefill, Prefilled
 from layerroute.engine.prefix_cache import PrefixCache
 from layerroute.engine.request import FinishReason, GenerationRequest, GenerationResult
-from layerroute.engine.sampling import Sampler
+from layerroute.engine.token_loop import TokenLoops
 from layerroute.errors import GenerationCancelledError
 from layerroute.report import StepKind, StepReport
 from layerroute.routers.base import Router
@@ -70,6 +70,7 @@ class Runner:
         self._context_window = context_window
         self._prefixes = PrefixCache(prefix_slots, lambda slots: backbone.new_cache(slots, context_window))
         self._prefill = Prefill(backbone, self._prefixes)
+        self._loops = TokenLoops(backbone, stepper, vocabulary.end_ids)
         self._grammars = GrammarFactory(tokenizer, backbone.config.vocab_size)
         self.shape = backbone.config.shape(backbone.dtype)
 
@@ -86,16 +87,6 @@ class Runner:
         router = self._router(request)
         grammar = self._grammars.build(request.constraint) if request.constraint else None
         prefill_meter, decode_meter = Meter(self.shape), Meter(self.shape)
-        decoder = Decoder(
-            self.stepper,
-            Sampler(request.sampling, self.backbone.device),
-            grammar,
-            Detokenizer(self._tokenizer, request.stop, self._vocabulary.marker_ids, self._vocabulary.end_ids),
-            self._vocabulary.end_ids,
-            self._max_tokens(request),
-            generation.push,
-            lambda: generation.cancelled,
-        )
 
         def interrupt() -> None:
             if generation.cancelled:
@@ -106,7 +97,17 @@ class Runner:
             prompt = self._prefill.run(request.prompt_ids, router, request.scope, prefill_meter, watch, interrupt)
         between = list(self.backbone.executed_L)
         with watch.time("decode"):
-            answer = decoder.run(prompt, len(request.prompt_ids), decode_meter, watch)
+            position, visits = len(request.prompt_ids), prompt.visits
+            decoder = Decoder(
+                self._loops.start(request.sampling, prompt.logits_V, position, visits, prompt.conversation.cache),
+                grammar,
+                Detokenizer(self._tokenizer, request.stop, self._vocabulary.marker_ids, self._vocabulary.end_ids),
+                self._vocabulary.end_ids,
+                self._max_tokens(request),
+                generation.push,
+                lambda: generation.cancelled,
+            )
+            answer = decoder.run(position, len(visits), decode_meter, watch)
         self._keep(prompt, answer, request)
         report = StepReport(
             model=self.model_name,

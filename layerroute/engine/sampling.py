@@ -9,6 +9,16 @@ from layerroute.engine.request import Sampling
 from layerroute.errors import LayerRouteError
 
 
+def check_mask(mask_V: Tensor) -> None:
+    """Refuse a mask under which nothing can be drawn.
+
+    Raises:
+        LayerRouteError: the mask allows no token.
+    """
+    if not mask_V.any():
+        raise LayerRouteError("the output grammar allows no further token: simplify the tool or response schema")
+
+
 class Sampler:
     """Draws tokens for one request with a generator of its own, so other requests cannot change what it draws.
 
@@ -39,10 +49,7 @@ class Sampler:
         """
         logits_V = logits_V.float()
         if mask_V is not None:
-            if not mask_V.any():
-                raise LayerRouteError(
-                    "the output grammar allows no further token: simplify the tool or response schema"
-                )
+            check_mask(mask_V)
             logits_V = logits_V.masked_fill(~mask_V.to(logits_V.device), -torch.inf)
         best, choice = logits_V.max(0)
         if self._generator is not None:

@@ -1,0 +1,237 @@
+"""The decode loop on the device: draws follow steps without a word from the host, which reads tokens behind it.
+
+A step and a draw are a graph each. Between them the host may upload a mask, or take back the lead with tokens of its
+own; the device waits for neither. The step that follows a draw needs nothing but what the draw left on the device, so
+the host works out the next mask while that step runs.
+
+Shape suffixes: V vocabulary, W words of the mask.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from layerroute.backbone.kv_cache import KVCache, Visit
+from layerroute.backbone.model import Backbone
+from layerroute.backbone.triton_step import TritonStepper
+from layerroute.backbone.triton_tiling import power_of_two
+from layerroute.errors import BackboneError
+
+RING = 64
+MAX_END_IDS = 32
+_GROUP = 1024
+_UNIT = float(2**40)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawRule:
+    """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 keep all tokens."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+    @property
+    def filters(self) -> bool:
+        """Whether a threshold must be found first."""
+        return self.temperature > 0.0 and (self.top_k > 0 or self.top_p < 1.0)
+
+
+def threshold(scaled_V: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """The smallest scaled logit that top_k and then top_p keep, [1].
+
+    Probabilities are added up as integers, so that a seed gives the same draws however the device orders its sums.
+
+    Args:
+        scaled_V: float32 logits over the temperature, -inf where a mask forbids a token.
+        top_k: int64 [1], at least 1.
+        top_p: float64 [1].
+    """
+    sorted_V = scaled_V.sort(descending=True).values
+    among_V = torch.arange(len(sorted_V), device=sorted_V.device) < top_k
+    mass_V = (sorted_V.masked_fill(~among_V, -torch.inf).softmax(0).double() * _UNIT).long()
+    before_V = mass_V.cumsum(0) - mass_V
+    kept_V = among_V & (before_V < top_p * _UNIT)
+    return sorted_V.masked_fill(~kept_V, torch.inf).min().unsqueeze(0)
+
+
+class TritonLoop:
+    """Decodes one answer after the other over a `TritonStepper`.
+
+    Attributes:
+        ahead: how many draws the device may be in front of what the host has read.
+    """
+
+    ahead = 2
+
+    def __init__(self, backbone: Backbone, stepper: TritonStepper) -> None:
+        from layerroute.backbone import triton_draw_kernels
+
+        self._kernels, self._stepper, self._backbone = triton_draw_kernels, stepper, backbone
+        device, V = backbone.device, backbone.config.vocab_size
+        self._on_cuda = device.type == "cuda"
+        self._groups = -(-V // _GROUP)
+        self._best = torch.zeros(self._groups, dtype=torch.float32, device=device)
+        self._index = torch.zeros(self._groups, dtype=torch.int32, device=device)
+        self._bits_W = torch.full((-(-V // 32),), -1, dtype=torch.int32, device=device)
+        self._bit_32 = torch.arange(32, dtype=torch.int32, device=device)
+        self._rule = torch.zeros(2, dtype=torch.float32, device=device)
+        self._top_k = torch.ones(1, dtype=torch.int64, device=device)
+        self._top_p = torch.ones(1, dtype=torch.float64, device=device)
+        self._threshold = torch.zeros(1, dtype=torch.float32, device=device)
+        self._draws = torch.zeros(4, dtype=torch.int64, device=device)
+        self._ends = torch.zeros(MAX_END_IDS, dtype=torch.int64, device=device)
+        self._ring = torch.zeros(RING, dtype=torch.int64, device=device)
+        self._read = torch.zeros(RING, dtype=torch.int64, pin_memory=self._on_cuda)
+        self._masks = torch.zeros(2 * (self.ahead + 1), len(self._bits_W), dtype=torch.int32, pin_memory=self._on_cuda)
+        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}  # by whether a threshold is found
+        self._waiting: deque[tuple[int, int, torch.cuda.Event | None]] = deque()  # place in the ring, tokens fed, ready
+
+    def begin(
+        self,
+        logits_V: Tensor,
+        position: int,
+        visits: tuple[Visit, ...],
+        cache: KVCache,
+        rule: DrawRule,
+        end_ids: frozenset[int],
+    ) -> None:
+        """Start an answer.
+
+        Args:
+            logits_V: logits of its first token.
+            position: of its first token.
+            visits: blocks and slots of every step.
+            cache: holds all earlier positions.
+            rule: how to draw.
+            end_ids: after one of them nothing more is drawn.
+        """
+        if len(end_ids) > MAX_END_IDS:
+            raise BackboneError(f"{len(end_ids)} end tokens; this backend takes up to {MAX_END_IDS}")
+        self._position, self._visits, self._cache, self._rule_now = position, visits, cache, rule
+        self._fed = self._drawn = 0
+        self._waiting.clear()
+        greedy = rule.temperature <= 0.0
+        self._put(self._rule, [1.0 if greedy else 1.0 / max(rule.temperature, 1e-6), 0.0 if greedy else 1.0])
+        self._put(self._top_k, [rule.top_k or len(logits_V)])
+        self._put(self._top_p, [rule.top_p if rule.top_p < 1.0 else 2.0])
+        self._put(self._draws, [rule.seed, 0, 0, 0])
+        self._put(self._ends, [*end_ids, *[-3] * (MAX_END_IDS - len(end_ids))])
+        self._threshold.fill_(-torch.inf)
+        self._bits_W.fill_(-1)
+        self._open = True
+        with self._stepper.on_device:
+            self._stepper.upload(position, cache, [0])
+            self._stepper.kernels.logits_V.copy_(logits_V)
+
+    def sample(self, mask_V: Tensor | None) -> None:
+        """Draw the next token from the latest logits; `take` will give it.
+
+        Args:
+            mask_V: bool [V] on the CPU, True for tokens that may be drawn, or None for all.
+        """
+        if mask_V is not None:
+            # A page of memory that the copy of an earlier mask may still read is not written again.
+            staged_W = self._masks[self._drawn % len(self._masks)]
+            staged_W.copy_(_packed(mask_V))
+            self._bits_W.copy_(staged_W, non_blocking=True)
+        elif not self._open:
+            self._bits_W.fill_(-1)
+        self._open = mask_V is None
+        with self._stepper.on_device:
+            self._replay(self._rule_now.filters)
+            ready = None
+            if self._on_cuda:
+                ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                ready.record()
+        self._waiting.append((self._drawn % RING, self._fed, ready))
+        self._drawn += 1
+        self._fed = 0
+
+    def step(self) -> None:
+        """Feed the token drawn last."""
+        with self._stepper.on_device:
+            self._stepper.replay(1, self._position + 1, self._visits)
+        self._moved(1)
+
+    def feed(self, ids: Sequence[int]) -> None:
+        """Feed tokens that the host chose."""
+        with self._stepper.on_device:
+            self._stepper.feed(ids, self._position, self._visits, self._cache)
+        self._moved(len(ids))
+
+    def take(self) -> int:
+        """The oldest token drawn and not yet taken; waits for it.
+
+        Raises:
+            BackboneError: the logits were not numbers.
+        """
+        place, fed, ready = self._waiting.popleft()
+        if ready is not None:
+            ready.synchronize()
+        for visit in self._visits:  # counted here: what ran ahead of the end is no part of the answer
+            self._backbone.executed_L[visit.block] += fed
+        token = int(self._read[place])
+        if token < 0:
+            raise BackboneError("the model's logits are not numbers: load it with dtype 'bfloat16' or 'float32'")
+        return token
+
+    def _moved(self, count: int) -> None:
+        self._position += count
+        self._fed += count
+
+    def _replay(self, filters: bool) -> None:
+        if not self._on_cuda:
+            self._run(filters)
+            return
+        if filters not in self._graphs:
+            saved = [(tensor, tensor.clone()) for tensor in (self._draws, self._stepper.kernels.state, self._ring)]
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self._run(filters)  # compiles
+            torch.cuda.current_stream().wait_stream(side)
+            for tensor, value in saved:
+                tensor.copy_(value)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._stepper.pool):
+                self._run(filters)
+            self._graphs[filters] = graph
+        self._graphs[filters].replay()
+
+    def _run(self, filters: bool) -> None:
+        k, state, logits_V = self._kernels, self._stepper.kernels.state, self._stepper.kernels.logits_V
+        pdl = self._stepper.pdl
+        if filters:
+            allowed_V = ((self._bits_W[:, None] >> self._bit_32) & 1).view(-1)[: len(logits_V)] != 0
+            scaled_V = (logits_V * self._rule[0]).masked_fill(~allowed_V, -torch.inf)
+            self._threshold.copy_(threshold(scaled_V, self._top_k, self._top_p))
+        k.draw_kernel[(self._groups,)](
+            self._best, self._index, logits_V, self._bits_W, self._rule, self._threshold, self._draws, state,
+            V=len(logits_V), BN=_GROUP, PDL=pdl, num_warps=4,
+        )  # fmt: skip
+        k.pick_kernel[(1,)](
+            self._ring, self._draws, state, self._best, self._index, self._ends,
+            GROUPS=self._groups, GP=power_of_two(self._groups), RING=RING, ENDS=MAX_END_IDS, PDL=pdl, num_warps=4,
+            **({"launch_pdl": True} if pdl else {}),
+        )  # fmt: skip
+        self._read.copy_(self._ring, non_blocking=True)
+
+    @staticmethod
+    def _put(target: Tensor, values: Sequence[float]) -> None:
+        # From pageable memory the driver takes its own copy before it returns, so nothing has to be waited for.
+        target.copy_(torch.tensor(values, dtype=target.dtype), non_blocking=True)
+
+
+def _packed(mask_V: Tensor) -> Tensor:
+    """Bit t % 32 of word t // 32 is entry t: int32 [W]."""
+    import numpy as np
+
+    bytes_of_mask = np.packbits(mask_V.numpy(), bitorder="little")
+    padded = np.zeros(-(-len(mask_V) // 32) * 4, dtype=np.uint8)
+    padded[: len(bytes_of_mask)] = bytes_of_mask
+    return torch.from_numpy(padded.view(np.int32))

@@ -1,0 +1,229 @@
+"""The loop on the device, under Triton's interpreter on a CPU, against the loop on the host: same tokens, same counts.
+
+`TRITON_INTERPRET` must be set before Triton is first imported, which other tests may have done: a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from qwen2 import load, random_model, save
+
+from layerroute.backbone.kv_cache import visits_of
+from layerroute.backbone.stepper import EagerStepper
+from layerroute.backbone.triton_loop import DrawRule, TritonLoop, threshold
+from layerroute.backbone.triton_step import TritonStepper
+from layerroute.backbone.triton_tiling import Tile, choose_tiling
+from layerroute.engine.accounting import Meter, Stopwatch
+from layerroute.engine.decode import Decoder
+from layerroute.engine.request import Delta, Sampling
+from layerroute.engine.token_loop import TokenLoops
+from layerroute.errors import BackboneError, LayerRouteError
+from layerroute.program import LayerProgram
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_under_the_interpreter starts")
+V, PROMPT = 97, 6
+
+
+def test_under_the_interpreter():
+    if INTERPRETED:
+        pytest.skip("already there")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert "passed" in run.stdout
+
+
+class Plain:
+    """A detokenizer that shows token numbers and knows one stop token."""
+
+    def __init__(self, stop=None):
+        self.stop, self.stopped = stop, False
+
+    def add(self, token):
+        self.stopped = token == self.stop
+        return [Delta(f" {token}", (token,))]
+
+    def flush(self):
+        return []
+
+
+class Scripted:
+    """A grammar that forces two tokens at the start and two in the middle, and allows a third of all others."""
+
+    def __init__(self):
+        self.accepted = []
+
+    def forced(self):
+        return {0: (7, 8), 4: (9, 10)}.get(len(self.accepted), ())
+
+    def mask(self):
+        return torch.arange(V) % 3 == len(self.accepted) % 3
+
+    def accept(self, token):
+        assert token in self.forced() or token in (8, 10) or self.mask()[token]
+        self.accepted.append(token)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return load(save(random_model(num_hidden_layers=2), tmp_path_factory.mktemp("checkpoint")))
+
+
+def fused_stepper(backbone):
+    """As few launches as the kernels allow: the interpreter takes a millisecond for each program."""
+    tiling = choose_tiling(backbone.config, multiprocessors=1)
+    tile = Tile(16, 32, 4)
+    few = {"output": tile, "down": Tile(16, 64, 4), "gate_up": tile, "gate_up_programs": 1, "lm_head_programs": 1}
+    return TritonStepper(backbone, replace(tiling, **few, lm_head=Tile(64, 32, 4), splits={1 << 30: 1}))
+
+
+@torch.inference_mode()
+def decode(backbone, stepper, grammar=None, end_ids=(), max_tokens=6, stop=None, cancel_after=None, sampling=None):
+    """Ids, how it ended, what was counted, and the keys that count."""
+    visits = visits_of(LayerProgram((1,), 2), "generation")
+    cache = backbone.new_cache(2, PROMPT + max_tokens)
+    logits_V = backbone.logits(backbone.forward(torch.arange(PROMPT), 0, visits, cache)[-1:])[0]
+    before = list(backbone.executed_L)
+    loops = TokenLoops(backbone, stepper, frozenset(end_ids))
+    meter, emitted = Meter(backbone.config.shape(torch.float32)), []
+    decoder = Decoder(
+        loops.start(sampling or Sampling(), logits_V, PROMPT, visits, cache),
+        grammar,
+        Plain(stop),
+        frozenset(end_ids),
+        max_tokens,
+        emitted.append,
+        lambda: cancel_after is not None and len(emitted) >= cancel_after,
+    )
+    answer = decoder.run(PROMPT, len(visits), meter, Stopwatch())
+    executed = [after - b for b, after in zip(before, backbone.executed_L, strict=True)]
+    keys = cache.keys_SKTH[1, :, : PROMPT + answer.fed].clone()
+    return (answer.ids, answer.finish, answer.fed, answer.fast_forwarded, executed, meter.tokens), keys, loops.reason
+
+
+@interpreted
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_the_device_draws_the_tokens_that_the_host_draws(backbone):
+    eager, fused = EagerStepper(backbone, "the reference"), fused_stepper(backbone)
+    free = decode(backbone, eager)[0][0]
+    cases = [
+        {},
+        {"end_ids": free[3:4]},
+        {"stop": free[2]},
+        {"max_tokens": 1},
+        {"cancel_after": 2},
+        {"grammar": Scripted},
+        {"grammar": Scripted, "end_ids": (10,)},
+    ]
+    for case in cases:
+        made = [{**case, "grammar": case["grammar"]()} if "grammar" in case else case for _ in range(2)]
+        expected, expected_keys, _ = decode(backbone, eager, **made[0])
+        got, keys, reason = decode(backbone, fused, **made[1])
+        assert (got, reason) == (expected, "the loop runs on the device"), case
+        torch.testing.assert_close(keys, expected_keys, atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def loop(backbone):
+    with torch.inference_mode():
+        return TritonLoop(backbone, fused_stepper(backbone))
+
+
+@torch.inference_mode()
+def draws(backbone, loop, logits_V, rule, positions, mask_V=None):
+    cache, drawn = backbone.new_cache(2, 1), []
+    for position in positions:
+        loop.begin(logits_V, position, (), cache, rule, frozenset())
+        loop.sample(mask_V)
+        drawn.append(loop.take())
+    return drawn
+
+
+@interpreted
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (6, 0.8)])
+def test_draws_follow_the_distribution(backbone, loop, top_k, top_p):
+    """Chi-square over 300 draws at as many positions, half of the tokens masked; and nothing outside the nucleus."""
+    logits_V = 2.0 * torch.randn(V, generator=torch.Generator().manual_seed(1))
+    mask_V = torch.arange(V) % 2 == 0
+    scaled_V = (logits_V / 0.9).masked_fill(~mask_V, -torch.inf)
+    order = scaled_V.argsort(descending=True)
+    sorted_V = scaled_V[order].masked_fill(torch.arange(V) >= (top_k or V), -torch.inf).softmax(0)
+    sorted_V[sorted_V.cumsum(0) - sorted_V >= top_p] = 0.0
+    probability_V = torch.zeros(V).index_copy(0, order, sorted_V / sorted_V.sum())
+    drawn = draws(backbone, loop, logits_V, DrawRule(0.9, top_k, top_p, 11), range(300), mask_V)
+    counts_V = torch.bincount(torch.tensor(drawn), minlength=V)
+    assert not counts_V[probability_V == 0].any()
+    common = probability_V > 0.01
+    rest = torch.tensor([counts_V[~common].sum(), 300 * probability_V[~common].sum()])
+    observed = torch.cat([counts_V[common].float(), rest[:1]])
+    expected = torch.cat([300 * probability_V[common], rest[1:]])
+    used = expected > 0
+    chi_square = float(((observed - expected)[used] ** 2 / expected[used]).sum())
+    degrees = int(used.sum()) - 1
+    assert chi_square < degrees + 4.0 * (2.0 * degrees) ** 0.5
+
+
+@interpreted
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_draw_depends_on_seed_and_position_alone(backbone, loop):
+    logits_V = torch.randn(V, generator=torch.Generator().manual_seed(2))
+    rule = DrawRule(1.0, 0, 1.0, 5)
+    first = draws(backbone, loop, logits_V, rule, range(12))
+    assert first == draws(backbone, loop, logits_V, rule, range(12))
+    assert first[::-1] == draws(backbone, loop, logits_V, rule, range(11, -1, -1))
+    assert first != draws(backbone, loop, logits_V, DrawRule(1.0, 0, 1.0, 6), range(12))
+    assert len(set(first)) > 3
+
+
+@interpreted
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:divide by zero")
+def test_numbers_that_are_none_and_masks_that_allow_nothing(backbone, loop):
+    for bad in (float("nan"), float("inf")):
+        logits_V = torch.randn(V)
+        logits_V[3] = bad
+        with pytest.raises(BackboneError, match="not numbers"):
+            draws(backbone, loop, logits_V, DrawRule(0.0, 0, 1.0, 0), [0])
+        assert draws(backbone, loop, logits_V, DrawRule(0.0, 0, 1.0, 0), [0], torch.arange(V) == 5) == [5]
+    nothing = Scripted()
+    nothing.mask = lambda: torch.zeros(V, dtype=torch.bool)
+    with pytest.raises(LayerRouteError, match="allows no further token"):
+        decode(backbone, fused_stepper(backbone), grammar=nothing)
+
+
+@interpreted
+def test_a_loop_that_fails_its_trial_is_left_with_a_reason(backbone, monkeypatch):
+    monkeypatch.setattr(TritonLoop, "take", lambda self: 1)
+    (ids, *_), _, reason = decode(backbone, fused_stepper(backbone))
+    assert "the loop runs on the host: its trial failed: RuntimeError: drew token 1" in reason
+    assert len(ids) == 6
+
+
+@given(
+    logits=st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40, unique=True),
+    top_k=st.integers(1, 50),
+    top_p=st.sampled_from([0.1, 0.5, 0.9, 2.0]),
+)
+def test_the_threshold_keeps_what_top_k_and_then_top_p_keep(logits, top_k, top_p):
+    scaled_V = torch.tensor(logits)
+    kept, mass = [], 0.0
+    ranked = sorted(logits, reverse=True)[:top_k]
+    weights = torch.tensor(ranked, dtype=torch.float64).softmax(0).tolist()
+    for value, weight in zip(ranked, weights, strict=True):
+        if abs(mass - top_p) < 1e-6:
+            return  # on the edge either is right
+        if mass < top_p:
+            kept.append(value)
+        mass += weight
+    edge = threshold(scaled_V, torch.tensor([top_k]), torch.tensor([top_p], dtype=torch.float64))
+    assert sorted(scaled_V[scaled_V >= edge].tolist(), reverse=True) == kept
