@@ -86,7 +86,7 @@ def _rms(x: tl.tensor, width: tl.constexpr, EPS: tl.constexpr, R: tl.constexpr) 
 
 
 @jit
-def _cache_slot(
+def cache_slot(
     state: tl.tensor, field: tl.constexpr, slot: tl.tensor, head: tl.tensor, like: tl.tensor, KV: tl.constexpr,
     H: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
@@ -138,9 +138,9 @@ def qkv_kernel(
         target = query + head * H
         cos_R, sin_R = cos_R * (LOG2_E / H**0.5), sin_R * (LOG2_E / H**0.5)
     elif head < Q + KV:
-        target = _cache_slot(state, STATE_KEYS, slot, head - Q, query, KV, H) + position * H
+        target = cache_slot(state, STATE_KEYS, slot, head - Q, query, KV, H) + position * H
     else:
-        target = _cache_slot(state, STATE_VALUES, slot, head - Q - KV, query, KV, H) + position * H
+        target = cache_slot(state, STATE_VALUES, slot, head - Q - KV, query, KV, H) + position * H
         cos_R, sin_R = tl.full((R,), 1.0, tl.float32), tl.zeros((R,), tl.float32)
     hand_over(PDL)
     x = _vector(hidden, columns, D)
@@ -171,8 +171,8 @@ def attention_kernel(
     partial += row * S * Q * H
     lse += row * Q * S
     slot, position = tl.load(visit + 1), tl.load(state + STATE_POSITION).to(tl.int32)
-    keys = _cache_slot(state, STATE_KEYS, slot, head, query, KV, H)
-    values = _cache_slot(state, STATE_VALUES, slot, head, query, KV, H)
+    keys = cache_slot(state, STATE_KEYS, slot, head, query, KV, H)
+    values = cache_slot(state, STATE_VALUES, slot, head, query, KV, H)
     length = tl.cdiv(position, S)
     start = split * length
     end = tl.minimum(start + length, position)

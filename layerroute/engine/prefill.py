@@ -1,9 +1,9 @@
 """Prefill: run what is new of the prompt, show its states to the router, and settle the program of the step.
 
-Shape suffixes: T tokens, L blocks, D hidden size, V vocabulary.
+Shape suffixes: T tokens, N visits, L blocks, D hidden size, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -11,18 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerroute.backbone.kv_cache import KVCache, Visit, visits_of
-from layerroute.backbone.model import Backbone, Observer
+from layerroute.backbone.kv_cache import Visit, visits_of
+from layerroute.backbone.model import Backbone
+from layerroute.backbone.prompt import EagerPrompt, PromptRunner, States
 from layerroute.engine.accounting import Meter, Stopwatch
 from layerroute.engine.prefix_cache import Conversation, PrefixCache
 from layerroute.errors import RouterError
 from layerroute.program import LayerProgram
 from layerroute.report import Scope
 from layerroute.routers.base import BlockwiseRouter, Evidence, PromptEvidence, Router, RoutingDecision
-
-CHUNK = 512
-"""Prompt tokens per forward pass: bounds memory, and how long a cancelled request still runs."""
-
 
 Interrupt = Callable[[], None]
 """Raises if the request was cancelled; called between any two forward passes."""
@@ -53,13 +50,18 @@ class StateReader:
         self._mean = evidence == "mean"
         self.states_LD = torch.zeros(backbone.config.num_blocks, backbone.config.hidden_size, device=backbone.device)
 
-    def read(self, block: int, hidden_TD: Tensor) -> bool:
-        """Take in the states that enter `block`; never skips."""
+    @property
+    def kind(self) -> States:
+        """What it takes of a piece of the prompt."""
+        return "sum" if self._mean else "last"
+
+    def read(self, visits: Sequence[Visit], states_ND: Tensor) -> None:
+        """Take in the states [N, D] that a piece of the prompt had entering each visit's block."""
+        blocks_N = torch.tensor([visit.block for visit in visits], device=self.states_LD.device)
         if self._mean:
-            self.states_LD[block] += hidden_TD.float().sum(0)
+            self.states_LD.index_add_(0, blocks_N, states_ND)
         else:
-            self.states_LD[block] = hidden_TD[-1].float()
-        return True
+            self.states_LD.index_copy_(0, blocks_N, states_ND)
 
 
 def digest(ids: tuple[int, ...]) -> int:
@@ -70,8 +72,9 @@ def digest(ids: tuple[int, ...]) -> int:
 class Prefill:
     """Runs prompts of either scope over one backbone and one prefix cache."""
 
-    def __init__(self, backbone: Backbone, prefixes: PrefixCache) -> None:
+    def __init__(self, backbone: Backbone, prefixes: PrefixCache, prompts: PromptRunner | None = None) -> None:
         self._backbone = backbone
+        self._prompts = prompts or EagerPrompt(backbone, "no other was given")
         self._prefixes = prefixes
         self._num_blocks = backbone.config.num_blocks
 
@@ -102,7 +105,7 @@ class Prefill:
         if reader is not None and mean and conversation.sums:
             reader.states_LD += conversation.sums[-1][1].to(self._backbone.device)
         visits = visits_of(LayerProgram.identity(self._num_blocks), "generation")
-        logits_V = self._chunks(ids, conversation, visits, reader.read if reader else None, meter, interrupt)
+        logits_V = self._chunks(ids, conversation, visits, reader, meter, interrupt)
         with watch.time("routing"):
             states_LD = reader.states_LD.cpu() if reader else None
             if states_LD is not None and mean:
@@ -137,14 +140,14 @@ class Prefill:
         reader = StateReader(router.evidence, self._backbone)
 
         def gate(block: int, hidden_TD: Tensor) -> bool:
-            reader.read(block, hidden_TD)
-            if router.evidence == "mean":
-                reader.states_LD[block] /= len(hidden_TD)
+            state_D = hidden_TD.float().mean(0) if router.evidence == "mean" else hidden_TD[-1].float()
+            reader.read([Visit(block, block)], state_D[None])
             with watch.time("routing"):
                 return router.run_probability(block, reader.states_LD[block].cpu()) > 0.5
 
         identity = visits_of(LayerProgram.identity(self._num_blocks), "generation")
-        logits_V = self._forward(ids, 0, identity, conversation.cache, gate)
+        ids_T = torch.tensor(ids, device=self._backbone.device)
+        logits_V = self._backbone.logits(self._backbone.forward(ids_T, 0, identity, conversation.cache, gate)[-1:])[0]
         with watch.time("routing"):
             decision = router.decide(PromptEvidence(len(ids), digest(ids), reader.states_LD.cpu()))
         meter.add(len(ids), 0, decision.program.num_visits, 1)
@@ -155,30 +158,17 @@ class Prefill:
         ids: tuple[int, ...],
         conversation: Conversation,
         visits: tuple[Visit, ...],
-        observe: Observer | None,
+        reader: StateReader | None,
         meter: Meter,
         interrupt: Interrupt,
     ) -> Tensor:
-        logits_V = torch.empty(0)
-        for start in range(len(conversation.ids), len(ids), CHUNK):
+        last_1D, kind = torch.empty(0), reader.kind if reader else "none"
+        for start in range(len(conversation.ids), len(ids), self._prompts.chunk):
             interrupt()
-            chunk = ids[start : start + CHUNK]
-            last = start + len(chunk) == len(ids)
-            logits_V = self._forward(chunk, start, visits, conversation.cache, observe, logits=last)
+            chunk = ids[start : start + self._prompts.chunk]
+            last_1D, states_ND = self._prompts.run(chunk, start, visits, conversation.cache, kind)
+            if reader is not None:
+                reader.read(visits, states_ND)
             conversation.ids.extend(chunk)
-            meter.add(len(chunk), start, len(visits), int(last))
-        return logits_V
-
-    def _forward(
-        self,
-        ids: tuple[int, ...],
-        start: int,
-        visits: tuple[Visit, ...],
-        cache: KVCache,
-        observe: Observer | None,
-        *,
-        logits: bool = True,
-    ) -> Tensor:
-        ids_T = torch.tensor(ids, device=self._backbone.device)
-        hidden_TD = self._backbone.forward(ids_T, start, visits, cache, observe)
-        return self._backbone.logits(hidden_TD[-1:])[0] if logits else hidden_TD
+            meter.add(len(chunk), start, len(visits), int(start + len(chunk) == len(ids)))
+        return self._backbone.logits(last_1D)[0]

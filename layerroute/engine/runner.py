@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.backbone.model import Backbone
+from layerroute.backbone.prompt import select_prompt_runner
 from layerroute.backbone.stepper import Stepper
 from layerroute.bundle import Bundle
 from layerroute.engine.accounting import Meter, Stopwatch, count_visits
@@ -69,7 +70,7 @@ class Runner:
         self._vocabulary = vocabulary
         self._context_window = context_window
         self._prefixes = PrefixCache(prefix_slots, lambda slots: backbone.new_cache(slots, context_window))
-        self._prefill = Prefill(backbone, self._prefixes)
+        self._prefill = Prefill(backbone, self._prefixes, select_prompt_runner(backbone))
         self._loops = TokenLoops(backbone, stepper, vocabulary.end_ids)
         self._grammars = GrammarFactory(tokenizer, backbone.config.vocab_size)
         self.shape = backbone.config.shape(backbone.dtype)
