@@ -168,7 +168,7 @@ class TritonLoop:
         """The oldest token drawn and not yet taken; waits for it.
 
         Raises:
-            BackboneError: the logits were not numbers.
+            BackboneError: the logits were not numbers, or an end token was taken before.
         """
         place, fed, ready = self._waiting.popleft()
         if ready is not None:
@@ -176,6 +176,8 @@ class TritonLoop:
         for visit in self._visits:  # counted here: what ran ahead of the end is no part of the answer
             self._backbone.executed_L[visit.block] += fed
         token = int(self._read[place])
+        if token == self._kernels.AFTER_THE_END.value:
+            raise BackboneError("the answer has ended: begin another before more tokens are taken")
         if token < 0:
             raise BackboneError("the model's logits are not numbers: load it with dtype 'bfloat16' or 'float32'")
         return token

@@ -202,6 +202,23 @@ def test_numbers_that_are_none_and_masks_that_allow_nothing(backbone, loop):
 
 
 @interpreted
+@torch.inference_mode()
+def test_after_an_end_token_nothing_is_drawn(backbone, loop):
+    logits_V = torch.randn(V, generator=torch.Generator().manual_seed(4))
+    likeliest = int(logits_V.argmax())
+    for end_ids, again in [(frozenset(), True), (frozenset((likeliest, 3)), False)]:
+        loop.begin(logits_V, 0, (), backbone.new_cache(2, 1), DrawRule(0.0, 0, 1.0, 0), end_ids)
+        loop.sample(None)
+        loop.sample(None)
+        assert loop.take() == likeliest
+        if again:
+            assert loop.take() == likeliest
+        else:
+            with pytest.raises(BackboneError, match="has ended"):
+                loop.take()
+
+
+@interpreted
 def test_a_loop_that_fails_its_trial_is_left_with_a_reason(backbone, monkeypatch):
     monkeypatch.setattr(TritonLoop, "take", lambda self: 1)
     (ids, *_), _, reason = decode(backbone, fused_stepper(backbone))
