@@ -203,6 +203,17 @@ def test_numbers_that_are_none_and_masks_that_allow_nothing(backbone, loop):
 
 @interpreted
 @torch.inference_mode()
+def test_a_mask_holds_for_one_draw(backbone, loop):
+    logits_V = torch.randn(V, generator=torch.Generator().manual_seed(6))
+    mask_V = torch.arange(V) == 40
+    loop.begin(logits_V, 0, (), backbone.new_cache(2, 1), DrawRule(0.0, 0, 1.0, 0), frozenset())
+    for mask in (mask_V, None, mask_V):
+        loop.sample(mask)
+    assert [loop.take() for _ in range(3)] == [40, int(logits_V.argmax()), 40]
+
+
+@interpreted
+@torch.inference_mode()
 def test_after_an_end_token_nothing_is_drawn(backbone, loop):
     logits_V = torch.randn(V, generator=torch.Generator().manual_seed(4))
     likeliest = int(logits_V.argmax())
