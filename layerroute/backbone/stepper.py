@@ -67,8 +67,8 @@ def make_stepper(backbone: Backbone, name: str) -> Stepper:
     """
     if name == "eager":
         return EagerStepper(backbone, "asked for by name")
-    if name not in ("triton", "graph"):
-        raise RequestError(f"unknown backend {name!r}: use 'auto', 'triton', 'graph' or 'eager'")
+    if name not in ("hopper", "triton", "graph"):
+        raise RequestError(f"unknown backend {name!r}: use 'auto', 'hopper', 'triton', 'graph' or 'eager'")
     why_not = _why_not(backbone, name)
     if why_not is not None:
         raise RequestError(f"the {name} backend cannot serve: {why_not}")
@@ -96,7 +96,10 @@ def _fast_backends(device: torch.device) -> tuple[str, ...]:
 
 def _why_not(backbone: Backbone, name: str) -> str | None:
     from layerroute.backbone import triton_step
+    from layerroute.backbone.hopper import stepper as hopper_step
 
+    if name == "hopper":
+        return hopper_step.why_not(backbone.config, backbone.dtype, backbone.device)
     if name == "triton":
         return triton_step.why_not(backbone.config, backbone.dtype, backbone.device)
     return None if backbone.device.type == "cuda" else f"the device is {backbone.device.type}, not a CUDA GPU"
@@ -104,8 +107,11 @@ def _why_not(backbone: Backbone, name: str) -> str | None:
 
 def _construct(backbone: Backbone, name: str) -> Stepper:
     from layerroute.backbone.cuda_graph import GraphStepper
+    from layerroute.backbone.hopper.stepper import HopperStepper
     from layerroute.backbone.triton_step import TritonStepper
 
+    if name == "hopper":
+        return HopperStepper(backbone)
     return TritonStepper(backbone) if name == "triton" else GraphStepper(backbone)
 
 

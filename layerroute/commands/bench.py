@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help='"auto", "float32", "bfloat16" or "float16"')
     parser.add_argument("--context", type=int, default=512, help="tokens of the prompt, cached before a step")
     parser.add_argument("--steps", type=int, default=200, help="timed steps per program, at least 10")
-    parser.add_argument("--backend", default="auto", help='"auto" for the fastest, or the name of one, such as "eager"')
+    parser.add_argument("--backend", default="auto", help='"auto", "hopper", "triton", "graph" or "eager"')
     parser.add_argument(
         "--compare-transformers",
         action=argparse.BooleanOptionalAction,

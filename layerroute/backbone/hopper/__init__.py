@@ -1,0 +1,1 @@
+"""The `hopper` backend: a whole decode step in one persistent CUDA C++ kernel, for compute capability 9.0."""

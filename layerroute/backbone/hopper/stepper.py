@@ -1,0 +1,145 @@
+"""Decode steps in one persistent kernel each (the `hopper` backend).
+
+The layer program, the token, its position and the KV cache are data on the device; one compiled kernel serves every
+program, in any order, with repeats, over any cache.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from layerroute.backbone.config import BackboneConfig
+from layerroute.backbone.hopper.compiler import why_not_compile
+from layerroute.backbone.hopper.driver import Kernel, LaunchError, Params
+from layerroute.backbone.hopper.layout import MAX_VISITS, SPLITS, Layout, choose_layout, why_not_shape
+from layerroute.backbone.kv_cache import KVCache, Visit
+from layerroute.backbone.model import Backbone
+from layerroute.backbone.triton_step import rope_table
+from layerroute.errors import RequestError
+
+DELAY = (600, 2000, 600, 600, 600, 0)
+"""Cycles before the first look at each hand-off (see `HopperStepper.delay`): a CTA needs words of its own back, which
+takes longer than this, and looks in vain slow down the copies of weights."""
+MAX_TOKENS = 64
+"""Tokens uploaded at once; longer pieces are uploaded in parts."""
+SPARE_BYTES = 64 << 20
+"""Device memory that must be free: tables, hand-off buffers and what the driver takes for the kernel itself."""
+
+
+def why_not(config: BackboneConfig, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why this backend cannot serve a model on a device, or None if it can."""
+    if device.type != "cuda":
+        return f"the device is {device.type}, not a CUDA GPU"
+    capability = torch.cuda.get_device_capability(device)
+    if capability != (9, 0):
+        return (
+            f"the GPU has compute capability {capability[0]}.{capability[1]}, the kernel is built for 9.0 (H100, H200)"
+        )
+    if dtype != torch.bfloat16:
+        return f"weights are {dtype}, the kernel is written for bfloat16"
+    reason = why_not_shape(config, torch.cuda.get_device_properties(device).multi_processor_count)
+    if reason is not None:
+        return reason
+    free = torch.cuda.mem_get_info(device)[0]
+    if free < SPARE_BYTES:
+        return f"{free >> 20} MiB of device memory are free, {SPARE_BYTES >> 20} are needed"
+    return why_not_compile()
+
+
+class HopperStepper:
+    """One launch for each token.
+
+    Args:
+        layout: constants of the kernel; chosen for the model's shape and the device if not given.
+        launch: runs a step with these parameters; the compiled kernel on the backbone's device if not given.
+
+    Attributes:
+        splits: positions up to which attention is split in so many parts.
+        trace: int64 [CTAs, readings] of the last step, if the layout keeps readings.
+        delay: cycles that a CTA waits before it first looks for a hand-off (of query/key/value, attention, output,
+            gate/up, down) and between two looks.
+    """
+
+    name = "hopper"
+
+    def __init__(
+        self, backbone: Backbone, layout: Layout | None = None, launch: Callable[[Params], None] | None = None
+    ) -> None:
+        self._backbone = backbone
+        c, device, is_cuda = backbone.config, backbone.device, backbone.device.type == "cuda"
+        # The driver launches on the thread's current device.
+        self._on_device = torch.cuda.device(device) if is_cuda else nullcontext()
+        if layout is None:
+            layout = choose_layout(c, torch.cuda.get_device_properties(device).multi_processor_count)
+        with self._on_device:
+            self._launch = launch or Kernel(layout, device)
+        self.splits = dict(SPLITS)
+        self.delay = DELAY
+        self.trace = torch.zeros(layout.grid, layout.trace, dtype=torch.int64, device=device)
+        self.logits_V = torch.zeros(c.vocab_size, dtype=torch.float32, device=device)
+        self._state = torch.zeros(8 + MAX_TOKENS, dtype=torch.int64, device=device)
+        self._program = torch.zeros(MAX_VISITS, 2, dtype=torch.int32, device=device)
+        self._visits: tuple[Visit, ...] | None = None  # what `_program` holds
+        self._words = torch.zeros(layout.copies * layout.words, dtype=torch.int64, device=device)
+        self._counters = torch.zeros(2, dtype=torch.int64, device=device)
+        self._failure = torch.zeros(1, dtype=torch.int32, pin_memory=is_cuda)
+        self._rope_PH = rope_table(c).to(device)
+        self._params = self._fill()
+        where = torch.cuda.get_device_name(device) if is_cuda else "an emulation"
+        self.reason = f"one persistent kernel on {where}, {layout.grid} CTAs"
+
+    def step(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> Tensor:
+        """Feed tokens at positions `start..`, one launch for each.
+
+        Returns:
+            Float32 logits [V] after the last token, valid until the next step.
+
+        Raises:
+            LaunchError: the launch was refused, or an earlier step found its CTAs not running at once.
+            RequestError: a program that is longer than the kernel takes.
+        """
+        if self._failure.item():
+            raise LaunchError("an earlier step waited too long inside the kernel; its logits are not numbers")
+        if len(visits) > MAX_VISITS:
+            raise RequestError(f"a program of {len(visits)} visits: the hopper backend takes up to {MAX_VISITS}")
+        with self._on_device:
+            if self._visits != visits:
+                rows = torch.tensor([(v.block, v.slot) for v in visits], dtype=torch.int32)
+                self._upload(self._program, rows)
+                self._visits = visits
+            for offset in range(0, len(ids), MAX_TOKENS):
+                self._feed(ids[offset : offset + MAX_TOKENS], start + offset, len(visits), cache)
+        for visit in visits:
+            self._backbone.executed_L[visit.block] += len(ids)
+        return self.logits_V
+
+    def _feed(self, ids: Sequence[int], start: int, num_visits: int, cache: KVCache) -> None:
+        end = start + len(ids)
+        keys, values = cache.keys_SKTH.data_ptr(), cache.values_SKTH.data_ptr()
+        self._upload(self._state, torch.tensor([start, 0, keys, values, cache.capacity, 0, 0, 0, *ids]))
+        self._params.visits = num_visits
+        self._params.splits = next(splits for positions, splits in self.splits.items() if end <= positions)
+        self._params.delay[:] = self.delay
+        for _ in ids:
+            self._launch(self._params)
+
+    def _fill(self) -> Params:
+        w = self._backbone.weights
+        tensors = {
+            "embed": w.embed_VD, "attn_norm": w.attn_norm_LD, "qkv": w.qkv_LED, "qkv_bias": w.qkv_bias_LE,
+            "output": w.o_LDH, "mlp_norm": w.mlp_norm_LD, "gate_up": w.gate_up_LFD, "down": w.down_LDI,
+            "final_norm": w.final_norm_D, "lm_head": w.lm_head_VD, "rope": self._rope_PH, "logits": self.logits_V,
+            "state": self._state, "program": self._program, "words": self._words, "counters": self._counters,
+            "failure": self._failure, "trace": self.trace,
+        }  # fmt: skip
+        for name, tensor in tensors.items():
+            if not tensor.is_contiguous() or tensor.data_ptr() % 16:
+                raise LaunchError(f"{name} is not contiguous or not aligned to 16 bytes")
+        return Params(**{name: tensor.data_ptr() for name, tensor in tensors.items()})
+
+    @staticmethod
+    def _upload(target: Tensor, data: Tensor) -> None:
+        # From pageable memory the driver takes its own copy before it returns, so nothing has to be waited for.
+        target.view(-1)[: data.numel()].copy_(data.view(-1), non_blocking=True)
