@@ -108,7 +108,7 @@ def test_a_cpu_is_served_by_eager(tmp_path):
     assert (chosen.name, chosen.reason) == ("eager", "the device is cpu")
 
 
-@pytest.mark.parametrize("name", ["triton", "graph"])
+@pytest.mark.parametrize("name", ["hopper", "triton", "graph"])
 def test_a_backend_asked_for_by_name_is_refused_with_the_reason(tmp_path, name):
     backbone = load(save(random_model(), tmp_path))
     with pytest.raises(RequestError, match=f"the {name} backend cannot serve: "):
