@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from layerroute.backbone import triton_step
 from layerroute.backbone.batch import MAX_ROWS, Row, check_rows
+from layerroute.backbone.capture import capture
 from layerroute.backbone.config import BackboneConfig
 from layerroute.backbone.kv_cache import Visit
 from layerroute.backbone.model import Backbone
@@ -167,23 +169,10 @@ class TritonBatchStepper:
         """
         check_rows(rows)
         bucket = next(bucket for bucket in BUCKETS if bucket >= len(rows))
-        state = [
-            [
-                r.position,
-                r.token,
-                r.cache.keys_SKTH.data_ptr(),
-                r.cache.values_SKTH.data_ptr(),
-                r.cache.capacity,
-                0,
-                0,
-                0,
-            ]
-            for r in rows
-        ]
+        idle = [self._kernels.idle] * (MAX_ROWS - len(rows))
+        state = torch.tensor([*map(_row_state, rows), *idle])
         with self._on_device:
-            self._kernels.state.copy_(
-                torch.tensor(state + [self._kernels.idle] * (MAX_ROWS - len(rows))), non_blocking=True
-            )
+            self._kernels.state.copy_(state, non_blocking=True)
             captured = self._captured(visits, bucket)
             if captured.graph is None:
                 self._kernels.run(captured.program, bucket)
@@ -207,8 +196,6 @@ class TritonBatchStepper:
             captured.program.copy_(torch.tensor(program), non_blocking=True)
             captured.visits = visits
         if is_new and self._backbone.device.type == "cuda":
-            self._kernels.run(captured.program, bucket)  # compiles; writes the KV that the first replay will write
-            captured.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(captured.graph, pool=self._pool):
-                self._kernels.run(captured.program, bucket)
+            # The launch before the recording writes the KV that the first replay will write.
+            captured.graph = capture(partial(self._kernels.run, captured.program, bucket), self._pool)
         return captured

@@ -10,10 +10,12 @@ Shape suffixes: V vocabulary, W words of the mask.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from layerroute.backbone.capture import capture
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.triton_step import TritonStepper
@@ -160,8 +162,7 @@ class TritonLoop:
 
     def feed(self, ids: Sequence[int]) -> None:
         """Feed tokens that the host chose."""
-        with self._stepper.on_device:
-            self._stepper.feed(ids, self._position, self._visits, self._cache)
+        self._stepper.feed(ids, self._position, self._visits, self._cache)
         self._moved(len(ids))
 
     def take(self) -> int:
@@ -191,18 +192,8 @@ class TritonLoop:
             self._run(filters)
             return
         if filters not in self._graphs:
-            saved = [(tensor, tensor.clone()) for tensor in (self._draws, self._stepper.kernels.state, self._ring)]
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self._run(filters)  # compiles
-            torch.cuda.current_stream().wait_stream(side)
-            for tensor, value in saved:
-                tensor.copy_(value)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._stepper.pool):
-                self._run(filters)
-            self._graphs[filters] = graph
+            restored = (self._draws, self._stepper.kernels.state, self._ring)
+            self._graphs[filters] = capture(partial(self._run, filters), self._stepper.pool, restored)
         self._graphs[filters].replay()
 
     def _run(self, filters: bool) -> None:

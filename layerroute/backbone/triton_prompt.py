@@ -10,12 +10,14 @@ Shape suffixes: T tokens (padded to a bucket), D hidden size, N visits, I interm
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from layerroute.backbone import triton_step
+from layerroute.backbone.capture import capture
 from layerroute.backbone.config import BackboneConfig
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
@@ -54,7 +56,7 @@ class TritonPrompt:
         self._ids_T = torch.zeros(chunk, dtype=torch.int64, device=device)
         self._arange_T = torch.arange(chunk, device=device)
         self._last_1D = torch.zeros(1, c.hidden_size, dtype=dtype, device=device)
-        self._states = torch.zeros(0, c.hidden_size, dtype=torch.float32, device=device)
+        self._states = torch.zeros(c.num_blocks, c.hidden_size, dtype=torch.float32, device=device)
         self._programs: OrderedDict[tuple[Visit, ...], Tensor] = OrderedDict()
         self._graphs: OrderedDict[tuple[tuple[Visit, ...], int, States], torch.cuda.CUDAGraph] = OrderedDict()
         where = torch.cuda.get_device_name(device) if self._is_cuda else "Triton's interpreter"
@@ -66,9 +68,10 @@ class TritonPrompt:
         """Run up to `chunk` tokens at positions `start..`."""
         bucket = next(bucket for bucket in self._buckets if bucket >= len(ids))
         keys, values = cache.keys_SKTH.data_ptr(), cache.values_SKTH.data_ptr()
-        if len(visits) > len(self._states):
+        if states != "none" and len(visits) > len(self._states):
             self._states = self._states.new_zeros(len(visits), self._states.shape[1])
             self._graphs.clear()  # they write to the old ones
+            self._pool = torch.cuda.graph_pool_handle() if self._is_cuda else None
         with self._on_device:
             self._state.copy_(torch.tensor([start, len(ids), keys, values, cache.capacity, 0, 0, 0]), non_blocking=True)
             self._ids_T[: len(ids)].copy_(torch.tensor(ids), non_blocking=True)
@@ -89,14 +92,8 @@ class TritonPrompt:
         graph = self._graphs.pop(key, None)
         if graph is None:
             program = self._programs.setdefault(visits, self._program(visits))
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # compiles; writes the KV that the replay will write
-                self._pass(visits, program, bucket, states)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                self._pass(visits, program, bucket, states)
+            # The pass before the recording writes the KV that the replay will write.
+            graph = capture(partial(self._pass, visits, program, bucket, states), self._pool)
         self._graphs[key] = graph
         if len(self._graphs) > MAX_GRAPHS:
             self._graphs.popitem(last=False)

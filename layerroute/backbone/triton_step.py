@@ -10,10 +10,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from layerroute.backbone.capture import capture
 from layerroute.backbone.config import BackboneConfig
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
@@ -211,12 +213,9 @@ class TritonStepper:
             self._upload(captured.program, torch.tensor([(v.block, v.slot) for v in visits], dtype=torch.int64))
             captured.visits = visits
         if is_new and self._backbone.device.type == "cuda":
-            state = self.kernels.state.clone()
-            self.kernels.run(captured.program, splits)  # compiles; writes the KV that the first replay will write
-            self.kernels.state.copy_(state)
-            captured.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(captured.graph, pool=self.pool):
-                self.kernels.run(captured.program, splits)
+            # The launch before the recording writes the KV that the first replay will write.
+            launch = partial(self.kernels.run, captured.program, splits)
+            captured.graph = capture(launch, self.pool, restored=(self.kernels.state,))
         return captured
 
     @staticmethod
