@@ -25,6 +25,10 @@ class WeightsError(BackboneError):
     """Weight files that are missing, truncated, or do not match the configuration."""
 
 
+class KernelError(BackboneError):
+    """A GPU kernel that cannot be compiled, loaded or launched, or that gave up."""
+
+
 class DeviceError(BackboneError):
     """A device that was asked for and is not there."""
 

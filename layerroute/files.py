@@ -14,6 +14,11 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old text or the new one, never a part."""
-    staging = path.with_name(f".{path.name}")
-    staging.write_text(text, encoding="utf-8")
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Replace a file in one step, whichever other processes do the same."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging.write_bytes(data)
     os.replace(staging, path)

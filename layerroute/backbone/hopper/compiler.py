@@ -3,21 +3,18 @@
 import hashlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from layerroute.backbone.hopper.layout import Layout
+from layerroute.errors import KernelError
+from layerroute.files import replace_bytes
 
 ARCHITECTURE = "sm_90"
 SOURCES = ("primitives.cu", "common.cu", "producer.cu", "consumer.cu", "attention.cu", "decode.cu")
 REMEDY = "pip install layerroute[hopper]"
-
-
-class CompileError(Exception):
-    """NVRTC is not there or refuses the source."""
 
 
 def why_not_compile() -> str | None:
@@ -50,7 +47,7 @@ def compiled(layout: Layout) -> bytes:
     """Machine code of the kernel for a layout, from the cache if it has been compiled before.
 
     Raises:
-        CompileError: with the first lines of the compiler's log.
+        KernelError: with the first lines of the compiler's log.
     """
     text = source()
     options = [f"--gpu-architecture={ARCHITECTURE}", "--std=c++17"]
@@ -69,7 +66,7 @@ def compile_source(text: str, options: Sequence[str]) -> bytes:
     """Machine code of a source.
 
     Raises:
-        CompileError: with the first lines of the compiler's log.
+        KernelError: with the first lines of the compiler's log.
     """
     from cuda.bindings import nvrtc
 
@@ -80,7 +77,7 @@ def compile_source(text: str, options: Sequence[str]) -> bytes:
         if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             log = bytearray(checked(nvrtc.nvrtcGetProgramLogSize(program)))
             checked(nvrtc.nvrtcGetProgramLog(program, log))
-            raise CompileError(f"{result.name}: {log.decode(errors='replace')[:600]}")
+            raise KernelError(f"{result.name}: {log.decode(errors='replace')[:600]}")
         cubin = bytearray(checked(nvrtc.nvrtcGetCUBINSize(program)))
         checked(nvrtc.nvrtcGetCUBIN(program, cubin))
         return bytes(cubin)
@@ -92,11 +89,11 @@ def checked(result: tuple[Any, ...]) -> Any:
     """What a call of the package returned, without its error code.
 
     Raises:
-        CompileError: the code is not success.
+        KernelError: the code is not success.
     """
     code, *values = result
     if code.value != 0:
-        raise CompileError(f"{type(code).__name__}.{code.name}")
+        raise KernelError(f"{type(code).__name__}.{code.name}")
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -106,11 +103,8 @@ def cache_folder() -> Path:
 
 
 def _keep(path: Path, cubin: bytes) -> None:
-    """Several processes may compile at once: each writes a file of its own and puts it in place whole."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(cubin)
-        os.replace(file.name, path)
+        replace_bytes(path, cubin)
     except OSError:
         return  # a folder that cannot be written: the next process compiles again

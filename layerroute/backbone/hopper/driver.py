@@ -6,10 +6,7 @@ import torch
 
 from layerroute.backbone.hopper.compiler import checked, compiled
 from layerroute.backbone.hopper.layout import Layout
-
-
-class LaunchError(Exception):
-    """The kernel cannot be loaded or launched on this GPU."""
+from layerroute.errors import KernelError
 
 
 class Params(ctypes.Structure):
@@ -35,8 +32,8 @@ class Kernel:
         cooperative: whether the driver checks that all CTAs run at once; the occupancy is checked in any case.
 
     Raises:
-        CompileError: the source does not compile.
-        LaunchError: not all CTAs of the grid would run at once, so they would wait for each other for ever.
+        KernelError: the source does not compile or load; or not all CTAs of the grid would run at once, so they would
+            wait for each other for ever.
     """
 
     def __init__(self, layout: Layout, device: torch.device, cooperative: bool = True) -> None:
@@ -55,13 +52,13 @@ class Kernel:
         )
         fitting = each * torch.cuda.get_device_properties(device).multi_processor_count
         if fitting < layout.grid:
-            raise LaunchError(f"{layout.grid} CTAs must run at once, {fitting} fit")
+            raise KernelError(f"{layout.grid} CTAs must run at once, {fitting} fit")
 
     def __call__(self, params: Params) -> None:
         """Launch one step on torch's current stream; the device must be the thread's current one.
 
         Raises:
-            CompileError: the driver refuses the launch, with its reason.
+            KernelError: the driver refuses the launch, with its reason.
         """
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         stream = self._driver.CUstream(torch.cuda.current_stream(self._device).cuda_stream)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from layerroute.backbone.config import BackboneConfig
 from layerroute.backbone.hopper.compiler import why_not_compile
-from layerroute.backbone.hopper.driver import Kernel, LaunchError, Params
+from layerroute.backbone.hopper.driver import Kernel, Params
 from layerroute.backbone.hopper.layout import MAX_VISITS, SPLITS, Layout, choose_layout, why_not_shape
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.triton_step import rope_table
-from layerroute.errors import RequestError
+from layerroute.errors import KernelError, RequestError
 
 DELAY = (600, 2000, 600, 600, 600, 0)
 """Cycles before the first look at each hand-off (see `HopperStepper.delay`): a CTA needs words of its own back, which
@@ -97,11 +97,13 @@ class HopperStepper:
             Float32 logits [V] after the last token, valid until the next step.
 
         Raises:
-            LaunchError: the launch was refused, or an earlier step found its CTAs not running at once.
+            KernelError: the launch was refused, or an earlier step found its CTAs not running at once.
             RequestError: a program that is longer than the kernel takes.
         """
         if self._failure.item():
-            raise LaunchError("an earlier step waited too long inside the kernel; its logits are not numbers")
+            raise KernelError(
+                "an earlier step waited too long inside the kernel, its logits are not numbers: load the model again"
+            )
         if len(visits) > MAX_VISITS:
             raise RequestError(f"a program of {len(visits)} visits: the hopper backend takes up to {MAX_VISITS}")
         with self._on_device:
@@ -136,7 +138,7 @@ class HopperStepper:
         }  # fmt: skip
         for name, tensor in tensors.items():
             if not tensor.is_contiguous() or tensor.data_ptr() % 16:
-                raise LaunchError(f"{name} is not contiguous or not aligned to 16 bytes")
+                raise KernelError(f"{name} is not contiguous or not aligned to 16 bytes")
         return Params(**{name: tensor.data_ptr() for name, tensor in tensors.items()})
 
     @staticmethod
