@@ -265,7 +265,8 @@ def test_a_model_of_one_block_is_timed(tmp_path):
 
 
 def test_the_backend_asked_for_is_timed(folder):
-    assert benchmark.run(str(folder), context=20, steps=STEPS, backend="eager").backend_reason == "asked for by name"
+    result = benchmark.run(str(folder), context=20, steps=STEPS, backend="eager")
+    assert result.backend_reason.startswith("asked for by name; prompts: plain torch")
 
 
 def test_what_cannot_be_timed_is_refused(folder, monkeypatch):

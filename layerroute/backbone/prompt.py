@@ -67,10 +67,16 @@ class EagerPrompt:
         return hidden_TD[-1:], torch.stack(kept) if kept else torch.empty(0)
 
 
-def select_prompt_runner(backbone: Backbone) -> PromptRunner:
-    """Captured passes where they can serve and pass a trial, else plain torch; `reason` says why."""
+def select_prompt_runner(backbone: Backbone, backend: str) -> PromptRunner:
+    """Captured passes where a backend of kernels runs the steps, they can serve and pass a trial; else plain torch.
+
+    Args:
+        backend: name of the stepper's; one of plain torch asks for prompts of plain torch.
+    """
     from layerroute.backbone import triton_prompt
 
+    if backend in ("eager", "graph"):
+        return EagerPrompt(backbone, f"plain torch, like the {backend} backend's steps")
     why_not = triton_prompt.why_not(backbone.config, backbone.dtype, backbone.device)
     if why_not is not None:
         return EagerPrompt(backbone, f"captured prompt passes cannot serve: {why_not}")

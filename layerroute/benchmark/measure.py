@@ -9,11 +9,14 @@ import torch
 
 from layerroute.backbone.kv_cache import visits_of
 from layerroute.backbone.model import Backbone
+from layerroute.backbone.prompt import select_prompt_runner
 from layerroute.backbone.stepper import Stepper
 from layerroute.benchmark.results import GenerationTime, PromptTime
 from layerroute.engine.accounting import Meter, Stopwatch
 from layerroute.engine.prefill import Prefill, Prefilled
 from layerroute.engine.prefix_cache import Conversation, PrefixCache
+from layerroute.engine.request import Sampling
+from layerroute.engine.token_loop import TokenLoops
 from layerroute.program import LayerProgram
 from layerroute.routers.fixed import FullRouter
 
@@ -52,17 +55,22 @@ def wait(device: torch.device) -> None:
 
 
 class Subject:
-    """The engine's prefill and decode steps over one conversation, whose KV memory stays in place.
+    """The engine's prefill, decode steps and decode loop over one conversation, whose KV memory stays in place.
 
     Args:
         backbone: the model; stepper: how its decode steps run.
         capacity: most tokens of the conversation.
+
+    Attributes:
+        reason: which backends serve, and why.
     """
 
     def __init__(self, backbone: Backbone, stepper: Stepper, capacity: int) -> None:
         self.backbone = backbone
         self._stepper = stepper
-        self._prefill = Prefill(backbone, PrefixCache(1, lambda slots: backbone.new_cache(slots, capacity)))
+        prompts, self._loops = select_prompt_runner(backbone, stepper.name), TokenLoops(backbone, stepper, frozenset())
+        self.reason = f"{stepper.reason}; prompts: {prompts.reason}; {self._loops.reason}"
+        self._prefill = Prefill(backbone, PrefixCache(1, lambda slots: backbone.new_cache(slots, capacity)), prompts)
         self._router = FullRouter(backbone.config.num_blocks)
         self._shape = backbone.config.shape(backbone.dtype)
         self._conversation: Conversation | None = None
@@ -129,14 +137,19 @@ class Subject:
         @torch.inference_mode()
         def generate(num_tokens: int, on_token: Callable[[], None] | None) -> list[int]:
             prefilled = self.prefill(context, 0)
-            logits_V, cache, tokens = prefilled.logits_V, prefilled.conversation.cache, list[int]()
-            while True:
-                tokens.append(int(logits_V.argmax().item()))
+            cache = prefilled.conversation.cache
+            loop = self._loops.start(Sampling(), prefilled.logits_V, context, prefilled.visits, cache)
+            tokens, drawn = list[int](), 0
+            while len(tokens) < num_tokens:
+                while drawn < min(len(tokens) + loop.ahead + 1, num_tokens):
+                    loop.sample(None)
+                    drawn += 1
+                    if drawn < num_tokens:  # the last token never needs to be fed
+                        loop.step()
+                tokens.append(loop.take())
                 if on_token is not None:
                     on_token()
-                if len(tokens) == num_tokens:
-                    return tokens
-                logits_V = self._stepper.step(tokens[-1:], context + len(tokens) - 1, prefilled.visits, cache)
+            return tokens
 
         return generate
 

@@ -101,7 +101,7 @@ def _measure(name: str, backbone: Backbone, context: int, steps: int, backend: s
         transformers_version=transformers.__version__,
         dtype=str(backbone.dtype).removeprefix("torch."),
         backend=stepper.name,
-        backend_reason=stepper.reason,
+        backend_reason=subject.reason,
         threads=torch.get_num_threads(),
         batch=1,
         blocks=config.num_blocks,

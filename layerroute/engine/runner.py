@@ -70,7 +70,7 @@ class Runner:
         self._vocabulary = vocabulary
         self._context_window = context_window
         self._prefixes = PrefixCache(prefix_slots, lambda slots: backbone.new_cache(slots, context_window))
-        self._prefill = Prefill(backbone, self._prefixes, select_prompt_runner(backbone))
+        self._prefill = Prefill(backbone, self._prefixes, select_prompt_runner(backbone, stepper.name))
         self._loops = TokenLoops(backbone, stepper, vocabulary.end_ids)
         self._grammars = GrammarFactory(tokenizer, backbone.config.vocab_size)
         self.shape = backbone.config.shape(backbone.dtype)

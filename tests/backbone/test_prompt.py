@@ -84,8 +84,10 @@ def test_padding_beyond_the_capacity_is_not_written(tmp_path):
 
 
 def test_a_cpu_is_served_by_plain_torch(tmp_path):
-    chosen = select_prompt_runner(load(save(random_model(), tmp_path)))
+    backbone = load(save(random_model(), tmp_path))
+    chosen = select_prompt_runner(backbone, "triton")
     assert (chosen.name, "cannot serve: weights are torch.float32" in chosen.reason) == ("eager", True)
+    assert "like the eager backend" in select_prompt_runner(backbone, "eager").reason
 
 
 @pytest.mark.parametrize("change", [lambda x: 1.1 * x, lambda x: x / 0, lambda x: x.view(7, 7)])
@@ -101,9 +103,10 @@ def test_a_runner_that_fails_its_trial_is_left_with_a_reason(tmp_path, monkeypat
     monkeypatch.setattr(triton_prompt, "TritonPrompt", lambda backbone: Fake(backbone, "fits"))
     Fake.change = staticmethod(change)
     before = list(backbone.executed_L)
-    chosen = select_prompt_runner(backbone)
+    chosen = select_prompt_runner(backbone, "triton")
     assert type(chosen) is EagerPrompt
     assert "captured prompt passes failed their trial" in chosen.reason
     Fake.change = staticmethod(lambda x: x)
-    assert type(select_prompt_runner(backbone)) is Fake
+    assert type(select_prompt_runner(backbone, "triton")) is Fake
+    assert type(select_prompt_runner(backbone, "graph")) is EagerPrompt
     assert backbone.executed_L == before
