@@ -73,13 +73,12 @@ def forward_flops(
     return num_visits * block_flops(shape, new_tokens, context_start) + lm_head_flops(shape, logit_positions)
 
 
-def decode_step_bytes(shape: BackboneShape, num_visits: int, context_start: int) -> int:
-    """Bytes a decode step of one token must move: weights and KV.
+def decode_step_bytes(shape: BackboneShape, num_visits: int, context_start: int, rows: int = 1) -> int:
+    """Bytes that a decode step of one token must move: weights and KV. Of a step of several rows, one row's part.
 
     Read: the weights of every visited block (once per visit), one embedding row, the final norm and the LM head, and
     the KV of `context_start` cached tokens in the slot of every visit. Written: one token's KV per visit.
     """
-    kv_per_token = 2 * shape.kv_size
-    per_visit = shape.block_weights + (context_start + 1) * kv_per_token
+    kv = num_visits * (context_start + 1) * 2 * shape.kv_size
     ends = 2 * shape.hidden_size + shape.hidden_size * shape.vocab_size
-    return shape.bytes_per_weight * (num_visits * per_visit + ends)
+    return shape.bytes_per_weight * (kv + (num_visits * shape.block_weights + ends) // rows)

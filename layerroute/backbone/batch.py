@@ -26,10 +26,16 @@ class Row:
 
 
 class BatchStepper(Protocol):
-    """Runs decode steps of up to MAX_ROWS rows. A row's logits do not depend on the other rows or on their number."""
+    """Runs decode steps of up to MAX_ROWS rows. A row's logits do not depend on the other rows or on their number.
+
+    Attributes:
+        name, reason: which backend this is, and why it was chosen.
+        shares_weights: whether a step reads the weights once for all its rows, so that a further row costs little.
+    """
 
     name: str
     reason: str
+    shares_weights: bool
 
     def step(self, rows: Sequence[Row], visits: tuple[Visit, ...]) -> Tensor:
         """Feed one token of every row; return the logits [B, V], valid until the next step.
@@ -41,6 +47,8 @@ class BatchStepper(Protocol):
 
 class RowByRow:
     """One row after the other on a backend for single rows, whose numbers it therefore gives: any device."""
+
+    shares_weights = False
 
     def __init__(self, stepper: Stepper) -> None:
         self._stepper = stepper

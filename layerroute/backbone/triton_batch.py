@@ -144,7 +144,8 @@ class TritonBatchStepper:
         pdl: whether to use programmatic dependent launch; where it is supported if not given.
     """
 
-    name = "triton"
+    name = "triton batch"
+    shares_weights = True
 
     def __init__(self, backbone: Backbone, tiling: BatchTiling | None = None, pdl: bool | None = None) -> None:
         self._backbone = backbone

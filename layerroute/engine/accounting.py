@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from layerroute.flops import BackboneShape, decode_step_bytes, forward_flops
 from layerroute.report import Timings, VisitCounts
 
@@ -19,27 +21,42 @@ class Meter:
         self.flops_realised = 0
         self.bytes_full = 0
         self.bytes_realised = 0
+        self._executed_L = np.zeros(shape.num_blocks, dtype=np.int64)
 
-    def add(self, new_tokens: int, context_start: int, num_visits: int, logit_positions: int) -> None:
-        """Account for one pass of `new_tokens` tokens through `num_visits` blocks."""
+    def add(self, new_tokens: int, context_start: int, num_visits: int, logit_positions: int, sharing: int = 1) -> None:
+        """Account for one pass of `new_tokens` tokens through `num_visits` blocks.
+
+        `sharing` rows read the weights together, so each of them accounts for a part.
+        """
         shape = self._shape
         self.tokens += new_tokens
         self.passes += 1
         self.flops_full += forward_flops(shape, shape.num_blocks, new_tokens, context_start, logit_positions)
         self.flops_realised += forward_flops(shape, num_visits, new_tokens, context_start, logit_positions)
         last = context_start + new_tokens - 1
-        self.bytes_full += decode_step_bytes(shape, shape.num_blocks, last)
-        self.bytes_realised += decode_step_bytes(shape, num_visits, last)
+        self.bytes_full += decode_step_bytes(shape, shape.num_blocks, last, sharing)
+        self.bytes_realised += decode_step_bytes(shape, num_visits, last, sharing)
+
+    def executed(self, tokens_L: np.ndarray) -> None:
+        """Account for what the device ran: tokens through each block, [L]."""
+        self._executed_L += tokens_L
+
+    def visits(self) -> VisitCounts:
+        """Visits that the device ran, over the tokens of all passes."""
+        executed_L = self._executed_L
+        return VisitCounts(
+            executed=int(executed_L.sum()),
+            skipped=int((self.tokens - executed_L).clip(min=0).sum()),
+            looped=int((executed_L - self.tokens).clip(min=0).sum()),
+        )
 
 
-def count_visits(before_L: Sequence[int], after_L: Sequence[int], num_tokens: int) -> VisitCounts:
-    """Visits between two readings of the backbone's execution counters, over `num_tokens` tokens."""
-    executed_L = [after - before for before, after in zip(before_L, after_L, strict=True)]
-    return VisitCounts(
-        executed=sum(executed_L),
-        skipped=sum(max(num_tokens - executed, 0) for executed in executed_L),
-        looped=sum(max(executed - num_tokens, 0) for executed in executed_L),
-    )
+@contextmanager
+def executions(counters_L: Sequence[int]) -> Iterator[np.ndarray]:
+    """How many tokens go through each block meanwhile, [L]: by the backbone's counters, filled in at the end."""
+    before_L, tokens_L = np.array(counters_L), np.zeros(len(counters_L), dtype=np.int64)
+    yield tokens_L
+    tokens_L += np.array(counters_L) - before_L
 
 
 class Stopwatch:

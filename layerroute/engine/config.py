@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from layerroute.backbone.config import EMBEDDED
+from layerroute.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class EngineConfig:
         dtype: "auto" (bfloat16 on CUDA, float32 on CPU), "float32", "bfloat16" or "float16".
         context_window: most tokens of prompt and answer together, or None for what the checkpoint allows.
         prefix_slots: conversations whose KV is kept for reuse, least recently used first out.
+        max_batch_size: most requests that decode together, as rows of batched steps, each with a KV cache of its own.
+            1 runs one request after the other, on the backend for single rows, whose sums round differently.
     """
 
     model: str = EMBEDDED
@@ -24,3 +27,13 @@ class EngineConfig:
     dtype: str = "auto"
     context_window: int | None = None
     prefix_slots: int = 2
+    max_batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_batch_size < 1:
+            raise RequestError(f"max_batch_size must be at least 1, not {self.max_batch_size}")
+
+    @property
+    def conversations(self) -> int:
+        """How many KV caches are held: every row needs one."""
+        return max(1, self.prefix_slots, self.max_batch_size)

@@ -20,108 +20,124 @@ class Answer:
         ids: generated tokens, the end token included.
         fast_forwarded: how many of them the grammar left no choice about.
         fed: how many of them went through the backbone (the last one never needs to).
-        drawn: how many have been drawn or forced, those included that are not read yet.
     """
 
     ids: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     fast_forwarded: int = 0
     fed: int = 0
-    drawn: int = 0
     finish: FinishReason | None = None
 
 
 class Decoder:
-    """Decodes one answer.
+    """Makes one answer out of tokens: grammar, text, end. Who draws and feeds them calls its parts in turn.
 
     Args:
-        loop: draws tokens and feeds them.
         grammar: constrains them, or None.
         detokenizer: turns them into text and finds stop strings.
         end_ids: tokens that end the answer.
         max_tokens: most tokens to generate.
         emit: takes each delta as soon as it is settled.
         cancelled: asked before every token.
+        watch: takes the time spent on masks.
     """
 
     def __init__(
         self,
-        loop: TokenLoop,
         grammar: Grammar | None,
         detokenizer: Detokenizer,
         end_ids: frozenset[int],
         max_tokens: int,
         emit: Callable[[Delta], None],
         cancelled: Callable[[], bool],
+        watch: Stopwatch,
     ) -> None:
-        self._loop = loop
+        self.answer = Answer()
         self._grammar = grammar
         self._detokenizer = detokenizer
         self._end_ids = end_ids
         self._max_tokens = max_tokens
         self._emit = emit
         self._cancelled = cancelled
+        self._watch = watch
 
-    def run(self, num_prompt_tokens: int, num_visits: int, meter: Meter, watch: Stopwatch) -> Answer:
+    def run(self, loop: TokenLoop, num_prompt_tokens: int, num_visits: int, meter: Meter) -> None:
         """Decode until an end token, a stop string, the token limit, or cancellation.
 
         Without a grammar the loop may draw ahead of what is read here; with one, a token's successor can only be drawn
         once its mask is known, but the token's own step runs while the mask is worked out.
         """
-        answer = Answer()
-        ahead = 0 if self._grammar is not None else self._loop.ahead
+        answer = self.answer
+        ahead = 0 if self._grammar is not None else loop.ahead
+        drawn = 0  # or forced; with those that are not read yet
         while True:
-            mask_V = self._constrain(answer, watch)
-            if answer.finish is None and self._cancelled():
-                answer.finish = "cancelled"
-            if answer.finish is not None:
+            forced = self.force()
+            if self.ended:
                 break
+            if forced:
+                loop.feed(forced)
+                drawn += len(forced)
+            mask_V = self.mask()
             if len(answer.ids) > answer.fed:
                 meter.add(len(answer.ids) - answer.fed, num_prompt_tokens + answer.fed, num_visits, 1)
                 answer.fed = len(answer.ids)
-            while answer.drawn < min(len(answer.ids) + ahead + 1, self._max_tokens):
-                self._loop.sample(mask_V)
-                answer.drawn += 1
-                if answer.drawn < self._max_tokens:  # the last token never needs to be fed
-                    self._loop.step()
-            token = self._loop.take()
-            if self._grammar is not None:
-                with watch.time("mask"):
-                    self._grammar.accept(token)
-            self._append(token, answer)
-        self._send(self._detokenizer.flush(), answer)
-        return answer
+            while drawn < min(len(answer.ids) + ahead + 1, self._max_tokens):
+                loop.sample(mask_V)
+                drawn += 1
+                if drawn < self._max_tokens:  # the last token never needs to be fed
+                    loop.step()
+            self.take(loop.take())
 
-    def _constrain(self, answer: Answer, watch: Stopwatch) -> Tensor | None:
-        """Take the tokens that the grammar leaves no choice about, then give the mask of the next one."""
-        if self._grammar is None or answer.finish is not None:
-            return None
-        with watch.time("mask"):
+    @property
+    def ended(self) -> bool:
+        """Whether no token may follow; looks for a cancellation first."""
+        if self.answer.finish is None and self._cancelled():
+            self.answer.finish = "cancelled"
+        return self.answer.finish is not None
+
+    def force(self) -> list[int]:
+        """Take the tokens that the grammar leaves no choice about, up to the end of the answer; they are to be fed."""
+        if self._grammar is None or self.ended:
+            return []
+        with self._watch.time("mask"):
             forced = self._grammar.forced()
-        start = len(answer.ids)
-        for token in forced:
-            if answer.finish is not None or self._cancelled():
-                return None
+        for count, token in enumerate(forced):
+            if self.ended:
+                return list(forced[:count])
             self._grammar.accept(token)
-            answer.fast_forwarded += 1
-            answer.drawn += 1
-            self._append(token, answer)
-        if answer.finish is not None:
+            self.answer.fast_forwarded += 1
+            self._append(token)
+        return list(forced)
+
+    def mask(self) -> Tensor | None:
+        """Tokens that may be drawn next: bool [V] on the CPU, or None for all."""
+        if self._grammar is None:
             return None
-        if forced:
-            self._loop.feed(answer.ids[start:])
-        with watch.time("mask"):
+        with self._watch.time("mask"):
             return self._grammar.mask()
 
-    def _append(self, token: int, answer: Answer) -> None:
+    def take(self, token: int) -> None:
+        """Take a token that was drawn under the mask."""
+        if self._grammar is not None:
+            with self._watch.time("mask"):
+                self._grammar.accept(token)
+        self._append(token)
+
+    def end(self) -> Answer:
+        """Let go of the text that is still held back."""
+        self._send(self._detokenizer.flush())
+        return self.answer
+
+    def _append(self, token: int) -> None:
+        answer = self.answer
         answer.ids.append(token)
-        self._send(self._detokenizer.add(token), answer)
+        self._send(self._detokenizer.add(token))
         if token in self._end_ids or self._detokenizer.stopped:
             answer.finish = "stop"
         elif len(answer.ids) >= self._max_tokens:
             answer.finish = "length"
 
-    def _send(self, deltas: list[Delta], answer: Answer) -> None:
+    def _send(self, deltas: list[Delta]) -> None:
         for delta in deltas:
-            answer.text.append(delta.text)
+            self.answer.text.append(delta.text)
             self._emit(delta)

@@ -1,7 +1,8 @@
-"""Engine: requests in, tokens out. One thread runs them in order, so any number of threads and tasks may share it.
+"""Engine: requests in, tokens out. One thread starts them in order, so any number of threads and tasks may share it.
 
     submit(request) -> Generation            (any thread)
         queue -> Runner.run: prefix cache, prefill, router, decode   (the engine's thread)
+              or Runner.start, then Rows: up to max_batch_size requests decode together
             -> Generation.push / finish / fail -> the consumer
 
 Weights load when the first request runs, or at `load()`.
@@ -22,10 +23,21 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from layerroute.backbone.config import BackboneConfig, read_config, resolve_checkpoint
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.generation import Generation
-from layerroute.engine.loading import default_bundle, end_ids_of, load_backbone, resolve_device, resolve_dtype
+from layerroute.engine.loading import (
+    check_memory,
+    default_bundle,
+    end_ids_of,
+    load_backbone,
+    resolve_device,
+    resolve_dtype,
+)
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, GenerationRequest
 from layerroute.engine.runner import Runner, Vocabulary
+from layerroute.engine.scheduler import Rows
 from layerroute.errors import BackboneError, ContextWindowError, GenerationCancelledError, RequestError
+
+_Jobs = SimpleQueue[tuple[GenerationRequest, Generation, float] | None]
+_CLOSED = "the engine was closed before the answer was complete: ask again, and a later request starts it anew"
 
 
 class TextEngine(Protocol):
@@ -61,11 +73,11 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self._queue: SimpleQueue[tuple[GenerationRequest, Generation, float] | None] = SimpleQueue()
+        self._jobs: _Jobs = SimpleQueue()
         self._lock = threading.RLock()
         self._runner: Runner | None = None
         self._thread: threading.Thread | None = None
-        self._running: Generation | None = None
+        self._starting: Generation | None = None
         _alive.add(self)
 
     @property
@@ -118,9 +130,11 @@ class Engine:
         generation = Generation(request)
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="layerroute-engine", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._work, args=(self._jobs,), name="layerroute-engine", daemon=True
+                )
                 self._thread.start()
-        self._queue.put((request, generation, time.perf_counter()))
+            self._jobs.put((request, generation, time.perf_counter()))
         return generation
 
     def load(self) -> Runner:
@@ -139,6 +153,7 @@ class Engine:
         dtype = resolve_dtype(self.config.dtype, device)
         bundle = default_bundle(self.config, self.folder, self.backbone_config.shape(dtype))
         backbone, stepper = load_backbone(self.folder, self.backbone_config, device, dtype, bundle)
+        check_memory(backbone, self.config, self.context_window)
         ids = self.tokenizer.get_vocab()
         vocabulary = Vocabulary(
             end_ids_of(self.folder, self.tokenizer), ids.get(TOOL_CALL_OPEN), ids.get(TOOL_CALL_CLOSE)
@@ -151,38 +166,53 @@ class Engine:
             vocabulary,
             bundle,
             self.context_window,
-            self.config.prefix_slots,
+            self.config.conversations,
         )
 
     def close(self) -> None:
-        """Cancel what runs and end the thread; a later request starts it anew."""
+        """Cancel what runs, fail what waits or shares a batch, and end the thread; a later request starts it anew."""
         with self._lock:
             thread, self._thread = self._thread, None
+            jobs, self._jobs = self._jobs, SimpleQueue()
         if thread is None:
             return
         with suppress(Empty):
-            while (item := self._queue.get_nowait()) is not None:
-                item[1].fail(GenerationCancelledError("the engine was closed"))
-        self._queue.put(None)
-        if self._running is not None:
-            self._running.cancel()
+            while (job := jobs.get_nowait()) is not None:
+                job[1].fail(GenerationCancelledError(_CLOSED))
+        jobs.put(None)
+        if self._starting is not None:
+            self._starting.cancel()
         thread.join(timeout=10.0)
 
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            request, generation, queued = item
+    def _work(self, jobs: _Jobs) -> None:
+        rows = Rows(self.load)
+        while jobs is self._jobs:  # until it is closed
+            if len(rows) < self.config.max_batch_size:
+                with suppress(Empty):
+                    job = jobs.get(block=not len(rows))
+                    if job is not None:
+                        self._start(*job, jobs, rows)
+            rows.advance()
+        rows.fail(_CLOSED)
+
+    def _start(
+        self, request: GenerationRequest, generation: Generation, queued: float, jobs: _Jobs, rows: Rows
+    ) -> None:
+        """Run a request to its end, or, where requests may share a batch, up to its first token."""
+        self._starting = generation
+        if jobs is not self._jobs:  # closed since this request was taken from the queue
+            generation.cancel()
+        try:
             if generation.cancelled:
-                generation.fail(GenerationCancelledError("cancelled in the queue"))
-                continue
-            self._running = generation
-            if threading.current_thread() is not self._thread:  # closed since this request was taken from the queue
-                generation.cancel()
-            try:
-                queue_ms = 1000.0 * (time.perf_counter() - queued)
+                raise GenerationCancelledError("cancelled in the queue")
+            queue_ms = 1000.0 * (time.perf_counter() - queued)
+            if self.config.max_batch_size == 1:
                 generation.finish(self.load().run(request, generation, queue_ms))
-            except BaseException as error:  # whatever happened, the consumer must hear of it, and the thread live on
-                generation.fail(error)
-            self._running = None
+            else:
+                rows.add(self.load().start(request, generation, queue_ms), generation)
+        except BaseException as error:  # whatever happened, the consumer must hear of it, and the thread live on
+            generation.fail(error)
+        self._starting = None
 
 
 _alive: WeakSet[Engine] = WeakSet()

@@ -1,6 +1,7 @@
 """Turn an EngineConfig into things: device, dtype, bundle, backbone, end tokens."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -75,6 +76,35 @@ def load_backbone(
     deltas = bundle.lora_deltas() if bundle else None
     backbone = Backbone(config, load_weights(folder, config, device, dtype, deltas))
     return backbone, select_stepper(backbone)
+
+
+def check_memory(backbone: Backbone, config: EngineConfig, context_window: int) -> None:
+    """Refuse a batch whose KV caches the device cannot hold beside the weights.
+
+    Raises:
+        RequestError: they cannot be held; how much memory there is and what to lower.
+    """
+    if config.max_batch_size == 1:
+        return
+    shape = backbone.config.shape(backbone.dtype)
+    per_token = 2 * shape.kv_size * shape.bytes_per_weight * shape.num_blocks
+    needed, room = config.conversations * context_window * per_token, _free_bytes(backbone.device)
+    if room is not None and needed > room:
+        raise RequestError(
+            f"max_batch_size={config.max_batch_size} needs {needed / 2**30:.2f} GiB for KV caches of {context_window} "
+            f"tokens, and {backbone.device} has {room / 2**30:.2f} GiB: lower max_batch_size or context_window"
+        )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Bytes that KV caches can take; of a CPU its whole memory, as pages cost nothing before they are touched."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return None
 
 
 def end_ids_of(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -21,12 +21,14 @@ class Conversation:
         ids: tokens whose KV is valid in `cache`, by position.
         sums: (number of tokens n, float32 [L, D] sum over tokens 0..n-1 of the states entering each block), for
             routers that read the mean; ascending in n.
+        leased: whether an answer is being decoded into `cache`, behind `ids`. Others may copy from it meanwhile.
     """
 
     key: str
     cache: KVCache
     ids: list[int] = field(default_factory=list)
     sums: list[tuple[int, Tensor]] = field(default_factory=list)
+    leased: bool = False
 
     def truncate(self, length: int) -> None:
         """Forget everything from position `length` on."""
@@ -35,7 +37,10 @@ class Conversation:
 
 
 class PrefixCache:
-    """At most `max_conversations` conversations, least recently used first out."""
+    """At most `max_conversations` conversations, least recently used first out.
+
+    One that is leased is handed out to nobody, so at least one more must fit than are leased.
+    """
 
     def __init__(self, max_conversations: int, new_cache: Callable[[int], KVCache]) -> None:
         self._max = max(1, max_conversations)
@@ -54,7 +59,7 @@ class PrefixCache:
             by_sums: reuse only up to a position whose state sums are known.
         """
         best, length = self._longest_match(key, prompt_ids, by_sums)
-        if best is not None and length >= len(best.ids) - 1:
+        if best is not None and not best.leased and length >= len(best.ids) - 1:
             conversation = best
         else:
             conversation = self._vacate(key, num_slots, keep=best)
@@ -78,10 +83,11 @@ class PrefixCache:
         return best, longest
 
     def _vacate(self, key: str, num_slots: int, keep: Conversation | None) -> Conversation:
-        """A conversation to overwrite: a new one while there is room, else the least recently used that fits."""
+        """A conversation to overwrite: a new one while there is room, else the least recently used that is free."""
         if len(self._conversations) < self._max:
             return Conversation(key, self._new_cache(num_slots))
-        victim = next((c for c in self._conversations if c is not keep), self._conversations[0])
+        free = [c for c in self._conversations if not c.leased]
+        victim = next((c for c in free if c is not keep), free[0])
         if victim is keep:
             return victim
         self._conversations.remove(victim)

@@ -1,15 +1,17 @@
-"""Runner: one request from prompt ids to answer and report. Runs on the engine's thread, one request at a time."""
+"""Runner: one request from prompt ids to answer and report, in one go or in parts. Runs on the engine's thread."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from layerroute.backbone.batch import BatchStepper, select_batch_stepper
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.prompt import select_prompt_runner
 from layerroute.backbone.stepper import Stepper
 from layerroute.bundle import Bundle
-from layerroute.engine.accounting import Meter, Stopwatch, count_visits
+from layerroute.engine.accounting import Meter, Stopwatch, executions
 from layerroute.engine.decode import Answer, Decoder
 from layerroute.engine.detokenizer import Detokenizer
 from layerroute.engine.generation import Generation
@@ -43,12 +45,26 @@ class Vocabulary:
         return frozenset(token for token in (self.call_id, self.call_end_id) if token is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A request whose prompt has run, and what makes and accounts for its answer."""
+
+    request: GenerationRequest
+    prompt: Prefilled
+    decoder: Decoder
+    watch: Stopwatch
+    prefill: Meter
+    decode: Meter
+
+
 class Runner:
     """Runs requests over one backbone.
 
     Attributes:
         model_name: shown in reports.
         bundle: trained routers, or None.
+        stepper: steps of single rows.
+        prompts: pieces of prompts.
     """
 
     def __init__(
@@ -60,20 +76,29 @@ class Runner:
         vocabulary: Vocabulary,
         bundle: Bundle | None,
         context_window: int,
-        prefix_slots: int,
+        conversations: int,
     ) -> None:
         self.model_name = model_name
         self.bundle = bundle
         self.backbone = backbone
         self.stepper = stepper
+        self.prompts = select_prompt_runner(backbone, stepper.name)
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._context_window = context_window
-        self._prefixes = PrefixCache(prefix_slots, lambda slots: backbone.new_cache(slots, context_window))
-        self._prefill = Prefill(backbone, self._prefixes, select_prompt_runner(backbone, stepper.name))
-        self._loops = TokenLoops(backbone, stepper, vocabulary.end_ids)
+        prefixes = PrefixCache(conversations, lambda slots: backbone.new_cache(slots, context_window))
+        self._prefill = Prefill(backbone, prefixes, self.prompts)
         self._grammars = GrammarFactory(tokenizer, backbone.config.vocab_size)
         self.shape = backbone.config.shape(backbone.dtype)
+
+    @cached_property
+    def _loops(self) -> TokenLoops:
+        return TokenLoops(self.backbone, self.stepper, self._vocabulary.end_ids)
+
+    @cached_property
+    def batch_stepper(self) -> BatchStepper:
+        """Steps of several rows; chosen when they are first needed."""
+        return select_batch_stepper(self.backbone, self.stepper)
 
     @torch.inference_mode()
     def run(self, request: GenerationRequest, generation: Generation, queue_ms: float) -> GenerationResult:
@@ -83,38 +108,57 @@ class Runner:
             LayerRouteError: a router, program or schema that cannot be honoured.
             GenerationCancelledError: given up before the first token.
         """
+        running = self.start(request, generation, queue_ms)
+        prompt, position = running.prompt, len(request.prompt_ids)
+        with executions(self.backbone.executed_L) as executed_L, running.watch.time("decode"):
+            loop = self._loops.start(
+                request.sampling, prompt.logits_V, position, prompt.visits, prompt.conversation.cache
+            )
+            running.decoder.run(loop, position, len(prompt.visits), running.decode)
+        running.decode.executed(executed_L)
+        return self.finish(running, self.stepper.name)
+
+    def start(self, request: GenerationRequest, generation: Generation, queue_ms: float) -> Running:
+        """Run the prompt of a request and settle its program.
+
+        Raises:
+            LayerRouteError: a router, program or schema that cannot be honoured.
+            GenerationCancelledError: given up meanwhile.
+        """
         watch = Stopwatch()
         watch.add("queue", queue_ms)
         router = self._router(request)
         grammar = self._grammars.build(request.constraint) if request.constraint else None
-        prefill_meter, decode_meter = Meter(self.shape), Meter(self.shape)
+        meter = Meter(self.shape)
 
         def interrupt() -> None:
             if generation.cancelled:
                 raise GenerationCancelledError("cancelled during the prefill")
 
-        before = list(self.backbone.executed_L)
-        with watch.time("prefill"):
-            prompt = self._prefill.run(request.prompt_ids, router, request.scope, prefill_meter, watch, interrupt)
-        between = list(self.backbone.executed_L)
-        with watch.time("decode"):
-            position, visits = len(request.prompt_ids), prompt.visits
-            decoder = Decoder(
-                self._loops.start(request.sampling, prompt.logits_V, position, visits, prompt.conversation.cache),
-                grammar,
-                Detokenizer(self._tokenizer, request.stop, self._vocabulary.marker_ids, self._vocabulary.end_ids),
-                self._vocabulary.end_ids,
-                self._max_tokens(request),
-                generation.push,
-                lambda: generation.cancelled,
-            )
-            answer = decoder.run(position, len(visits), decode_meter, watch)
+        with executions(self.backbone.executed_L) as executed_L, watch.time("prefill"):
+            prompt = self._prefill.run(request.prompt_ids, router, request.scope, meter, watch, interrupt)
+        meter.executed(executed_L)
+        decoder = Decoder(
+            grammar,
+            Detokenizer(self._tokenizer, request.stop, self._vocabulary.marker_ids, self._vocabulary.end_ids),
+            self._vocabulary.end_ids,
+            self._max_tokens(request),
+            generation.push,
+            lambda: generation.cancelled,
+            watch,
+        )
+        return Running(request, prompt, decoder, watch, meter, Meter(self.shape))
+
+    def finish(self, running: Running, backend: str) -> GenerationResult:
+        """Keep what the next turn can use, and account for an answer that has ended; `backend` decoded it."""
+        request, prompt, answer = running.request, running.prompt, running.decoder.end()
+        prefill, decode = running.prefill, running.decode
         self._keep(prompt, answer, request)
         report = StepReport(
             model=self.model_name,
             device=str(self.backbone.device),
             dtype=str(self.backbone.dtype).removeprefix("torch."),
-            backend=self.stepper.name,
+            backend=backend,
             router=prompt.decision.router,
             reason=prompt.decision.reason,
             scope=request.scope,
@@ -126,18 +170,18 @@ class Runner:
             nominal_program=str(prompt.decision.program),
             visits_per_block=prompt.decision.program.visits_per_block,
             run_probabilities=prompt.decision.run_probabilities,
-            prefill=count_visits(before, between, prefill_meter.tokens),
-            decode=count_visits(between, self.backbone.executed_L, decode_meter.tokens),
+            prefill=prefill.visits(),
+            decode=decode.visits(),
             prompt_tokens=len(request.prompt_ids),
             cached_tokens=prompt.cached_tokens,
             generated_tokens=len(answer.ids),
             fast_forwarded_tokens=answer.fast_forwarded,
-            decode_steps=decode_meter.passes,
-            flops_full=prefill_meter.flops_full + decode_meter.flops_full,
-            flops_realised=prefill_meter.flops_realised + decode_meter.flops_realised,
-            bytes_full=decode_meter.bytes_full,
-            bytes_realised=decode_meter.bytes_realised,
-            milliseconds=watch.timings(),
+            decode_steps=decode.passes,
+            flops_full=prefill.flops_full + decode.flops_full,
+            flops_realised=prefill.flops_realised + decode.flops_realised,
+            bytes_full=decode.bytes_full,
+            bytes_realised=decode.bytes_realised,
+            milliseconds=running.watch.timings(),
             finish_reason=self._finish_reason(answer),
         )
         return GenerationResult(tuple(answer.ids), "".join(answer.text), report.finish_reason, report)

@@ -97,15 +97,17 @@ def decode(backbone, stepper, grammar=None, end_ids=(), max_tokens=6, stop=None,
     loops = TokenLoops(backbone, stepper, frozenset(end_ids))
     meter, emitted = Meter(backbone.config.shape(torch.float32)), []
     decoder = Decoder(
-        loops.start(sampling or Sampling(), logits_V, PROMPT, visits, cache),
         grammar,
         Plain(stop),
         frozenset(end_ids),
         max_tokens,
         emitted.append,
         lambda: cancel_after is not None and len(emitted) >= cancel_after,
+        Stopwatch(),
     )
-    answer = decoder.run(PROMPT, len(visits), meter, Stopwatch())
+    loop = loops.start(sampling or Sampling(), logits_V, PROMPT, visits, cache)
+    decoder.run(loop, PROMPT, len(visits), meter)
+    answer = decoder.end()
     executed = [after - b for b, after in zip(before, backbone.executed_L, strict=True)]
     keys = cache.keys_SKTH[1, :, : PROMPT + answer.fed].clone()
     return (answer.ids, answer.finish, answer.fed, answer.fast_forwarded, executed, meter.tokens), keys, loops.reason
