@@ -10,7 +10,8 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from langchain_layerroute.errors import InvalidRequestError, langchain_errors
@@ -70,6 +71,10 @@ class LayerRouteChatModel(BaseChatModel):
     context_window: int | None = Field(default=None, ge=1)
     """Most tokens of prompt and answer together; None for what the checkpoint allows."""
 
+    max_batch_size: int = Field(default=1, ge=1)
+    """Most calls that decode together, as rows of batched steps: those of `batch` and `abatch`, or of several agents.
+    1 answers one call after the other. A row's answer does not depend on the others; each holds a KV cache."""
+
     router: str | None = None
     """"gates", "full", "static:0-7,9-23", "random:...", "length:..."; None for gates if the bundle has them."""
 
@@ -126,9 +131,10 @@ class LayerRouteChatModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that changes an answer: LangChain's cache takes two models with equal values for one."""
-        fields = ("model", "adapter", "device", "dtype", "context_window", "router", "program", "scope")
+        fields = ("model", "adapter", "device", "dtype", "context_window", "max_batch_size")
+        routing = ("router", "program", "scope")
         decoding = ("temperature", "top_p", "top_k", "seed", "max_tokens")
-        params: dict[str, Any] = {name: getattr(self, name) for name in (*fields, *decoding)}
+        params: dict[str, Any] = {name: getattr(self, name) for name in (*fields, *routing, *decoding)}
         params["stop_sequences"] = self.stop  # LangChain puts the `stop` of a call, even None, over a "stop"
         if self.engine is not None:
             params["engine"] = repr(self.engine.config)
@@ -182,7 +188,9 @@ class LayerRouteChatModel(BaseChatModel):
 
     def _engine_for(self, name: str) -> TextEngine:
         if name != _split_model(self.model)[0]:
-            return shared_engine(EngineConfig(model=name, device=self.device, dtype=self.dtype))
+            return shared_engine(
+                EngineConfig(model=name, device=self.device, dtype=self.dtype, max_batch_size=self.max_batch_size)
+            )
         if self.engine is not None:
             return self.engine  # type: ignore[no-any-return]
         return shared_engine(
@@ -192,6 +200,7 @@ class LayerRouteChatModel(BaseChatModel):
                 device=self.device,
                 dtype=self.dtype,
                 context_window=self.context_window,
+                max_batch_size=self.max_batch_size,
             )
         )
 
@@ -304,6 +313,25 @@ class LayerRouteChatModel(BaseChatModel):
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answer all inputs; up to `max_batch_size` of them decode together.
+
+        Unless `config` sets "max_concurrency", LangChain would run as many calls at once as the machine has cores and
+        four more; here it is as many as keep the rows taken and their successors waiting.
+        """
+        configs = get_config_list(config, len(inputs)) if inputs else []
+        rows = self._engine_for(_split_model(self.model)[0]).config.max_batch_size
+        if rows > 1 and configs and configs[0].get("max_concurrency") is None:
+            configs[0] = {**configs[0], "max_concurrency": 2 * rows}
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     # What is built on a call.
 

@@ -90,7 +90,9 @@ class Step:
             timer.start()
         try:
             yield generation
-        except GenerationCancelledError as error:  # nobody but the deadline cancels while the generation is read
+        except GenerationCancelledError as error:
+            if timer is None:  # the engine was closed
+                raise
             raise timed_out from error
         finally:
             generation.cancel()

@@ -82,3 +82,19 @@ def test_the_same_prompt_again_computes_one_token(tmp_path):
     prefixes = PrefixCache(1, lambda slots: backbone.new_cache(slots, 64))
     prefixes.take("generation", [1, 2, 3], L).ids.extend([1, 2, 3])
     assert prefixes.take("generation", [1, 2, 3], L).ids == [1, 2]
+
+
+def test_a_leased_conversation_may_be_copied_and_is_handed_out_to_nobody(tmp_path):
+    backbone = load(save(random_model(), tmp_path))
+    prefixes = PrefixCache(2, lambda slots: backbone.new_cache(slots, 64))
+    first = prefixes.take("generation", [1, 2, 3], L)
+    first.ids.extend([1, 2, 3])
+    first.cache.keys_SKTH.normal_()
+    first.leased = True
+    second = prefixes.take("generation", [1, 2, 3, 4], L)
+    assert (second.cache is not first.cache, second.ids) == (True, [1, 2, 3])
+    assert torch.equal(second.cache.keys_SKTH[:, :, :3], first.cache.keys_SKTH[:, :, :3])
+    assert prefixes.take("generation", [9, 9], L).cache is second.cache  # though used later than the first
+    assert first.ids == [1, 2, 3]
+    first.leased = False
+    assert prefixes.take("generation", [1, 2, 3, 5], L) is first

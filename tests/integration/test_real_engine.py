@@ -1,6 +1,8 @@
 """LayerRouteChatModel over the real engine: a random Qwen2 with real files, so answers are noise but rules hold."""
 
 import asyncio
+import os
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,9 @@ from pydantic import BaseModel
 from qwen2 import random_model, save
 
 from langchain_layerroute import LayerRouteChatModel
+from layerroute.engine.generation import Generation
+from layerroute.engine.request import GenerationRequest
+from layerroute.errors import GenerationCancelledError
 from layerroute.report import StepReport
 
 
@@ -50,6 +55,69 @@ def test_making_one_loads_nothing(checkpoint: str):
 def test_equal_models_share_an_engine(checkpoint: str, model: LayerRouteChatModel):
     other = LayerRouteChatModel(model=f"{checkpoint}@full", device="cpu", temperature=1.0)
     assert other._engine_for(checkpoint) is model._engine_for(checkpoint)
+
+
+def together(model: LayerRouteChatModel, calls: int) -> list[int]:
+    """Hold the engine until so many calls wait in it; return the rows of each step from then on."""
+    engine = model._engine_for(model.model)
+    runner, sizes, waiting = engine.load(), [], threading.Semaphore(0)  # type: ignore[attr-defined]
+    submit, start, step = engine.submit, runner.start, runner.batch_stepper.step
+
+    def submitting(request: GenerationRequest) -> Generation:
+        generation = submit(request)
+        waiting.release()
+        return generation
+
+    def starting(*args: Any) -> Any:
+        runner.start = start
+        for _ in range(calls):
+            waiting.acquire(timeout=10)
+        return start(*args)
+
+    def stepping(rows: Any, visits: Any) -> Any:
+        sizes.append(len(rows))
+        return step(rows, visits)
+
+    engine.submit, runner.start, runner.batch_stepper.step = submitting, starting, stepping  # type: ignore[method-assign]
+    return sizes
+
+
+@pytest.mark.parametrize("way", ["batch", "abatch"])
+def test_a_batch_decodes_as_rows(model: LayerRouteChatModel, way: str):
+    """More calls than LangChain's own pool would run at once on this machine; answers as if each were alone."""
+    rows = 6 + (os.cpu_count() or 1)
+    batched = LayerRouteChatModel(model=model.model, device="cpu", max_tokens=12, max_batch_size=rows)
+    questions: list[Any] = [f"Question {index}?" for index in range(rows + 2)]
+    sizes = together(batched, rows)
+    answers = batched.batch(questions) if way == "batch" else asyncio.run(batched.abatch(questions))
+    alone = model.model_copy(update={"max_tokens": 12, "seed": None})
+    assert [answer.content for answer in answers] == [alone.invoke(question).content for question in questions]
+    assert max(sizes) == rows
+    batched._engine_for(model.model).close()  # type: ignore[attr-defined]
+
+
+def test_max_concurrency_of_a_batch_is_obeyed(model: LayerRouteChatModel):
+    batched = LayerRouteChatModel(model=model.model, device="cpu", max_batch_size=3)
+    sizes = together(batched, 2)
+    answers = batched.bind(max_tokens=12).batch(["One", "Two", "Three", "Four"], {"max_concurrency": 2})
+    assert [answer.usage_metadata["output_tokens"] for answer in answers] == [12] * 4
+    assert max(sizes) == 2
+    assert batched.batch([]) == []
+    batched._engine_for(model.model).close()  # type: ignore[attr-defined]
+
+
+def test_closing_the_engine_ends_a_call_with_its_own_error(model: LayerRouteChatModel):
+    batched = LayerRouteChatModel(model=model.model, device="cpu", max_tokens=None, max_batch_size=2)
+    stream = batched.stream("Hello")
+    next(stream)
+    batched._engine_for(model.model).close()  # type: ignore[attr-defined]
+    with pytest.raises(GenerationCancelledError, match="the engine was closed"):
+        list(stream)
+
+
+def test_a_batch_too_large_for_the_memory_is_refused(checkpoint: str):
+    with pytest.raises(ModelInvalidRequestError, match="lower max_batch_size"):
+        LayerRouteChatModel(model=checkpoint, device="cpu", max_batch_size=10**9).invoke("Hello")
 
 
 def test_every_way_to_call_gives_the_same_answer(model: LayerRouteChatModel):
