@@ -1,6 +1,6 @@
 """The backend seam for several rows: one decode step of rows that share a layer program."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -111,11 +111,14 @@ def _trial(backbone: Backbone, stepper: BatchStepper) -> float:
     return float(torch.cat(differences).max())  # not a number if any is
 
 
-def group_by_program(programs: Sequence[tuple[Visit, ...]]) -> list[list[int]]:
-    """Indices of rows that can step together: equal visits, at most MAX_ROWS of them; order is kept within a group."""
-    groups: dict[tuple[Visit, ...], list[int]] = {}
-    for index, visits in enumerate(programs):
-        groups.setdefault(visits, []).append(index)
+def group_by_program(programs: Sequence[Hashable]) -> list[list[int]]:
+    """Indices of rows that can step together: equal programs, at most MAX_ROWS of them; order is kept in a group.
+
+    A program is its visits, or whatever is equal where they are, and may be quicker to compare.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, program in enumerate(programs):
+        groups.setdefault(program, []).append(index)
     return [rows[i : i + MAX_ROWS] for rows in groups.values() for i in range(0, len(rows), MAX_ROWS)]
 
 

@@ -88,7 +88,7 @@ def pick_rows(samplers: Sequence[Sampler], logits_BV: Tensor, masks: Sequence[Te
     masked = [(row, mask_V) for row, mask_V in enumerate(masks) if mask_V is not None]
     if masked:
         banned = ~torch.stack([mask_V for _, mask_V in masked]).to(logits_BV.device, non_blocking=True)
-        rows = torch.tensor([row for row, _ in masked], device=logits_BV.device)
+        rows = torch.tensor([row for row, _ in masked]).to(logits_BV.device, non_blocking=True)
         logits_BV = logits_BV.index_copy(0, rows, logits_BV[rows].masked_fill(banned, -torch.inf))
     best_B, choice_B = logits_BV.max(1)
     for row, sampler in enumerate(samplers):

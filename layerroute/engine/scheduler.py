@@ -30,13 +30,14 @@ which costs the other rows next to nothing. Where rows share no weights there is
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
+class _Decoding:
     """An answer that is being decoded, and who reads it."""
 
     running: Running
     generation: Generation
     sampler: Sampler
     started: float
+    program: tuple[tuple[int, int], ...]
     mask_V: Tensor | None = None
 
     @property
@@ -67,7 +68,7 @@ class Rows:
 
     def __init__(self, runner: Callable[[], Runner]) -> None:
         self._runner = runner
-        self._rows: list[_Row] = []
+        self._rows: list[_Decoding] = []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -76,7 +77,8 @@ class Rows:
     def add(self, running: Running, generation: Generation) -> None:
         """Take in a request whose prompt has run, and start its answer."""
         sampler = Sampler(running.request.sampling, running.prompt.logits_V.device)
-        row = _Row(running, generation, sampler, time.perf_counter())
+        program = tuple((visit.block, visit.slot) for visit in running.prompt.visits)
+        row = _Decoding(running, generation, sampler, time.perf_counter(), program)
         running.prompt.conversation.leased = True
         self._rows.append(row)
         with self._guard(row):
@@ -92,9 +94,9 @@ class Rows:
             with self._guard(row):
                 if not self._leave_if_ended(row):  # it may have been cancelled
                     self._feed_long_run(row)
-        launched: list[tuple[list[_Row], Tensor]] = []
-        programs = [row.running.prompt.visits for row in self._rows]
-        for group in [[self._rows[index] for index in indices] for indices in group_by_program(programs)]:
+        launched: list[tuple[list[_Decoding], Tensor]] = []
+        indices = group_by_program([row.program for row in self._rows])
+        for group in [[self._rows[index] for index in members] for members in indices]:
             with self._guard(*group):
                 launched.append(self._step(group))
         for rows, drawn_B2 in launched:
@@ -110,7 +112,7 @@ class Rows:
                 raise GenerationCancelledError(message)
 
     @contextmanager
-    def _guard(self, *rows: _Row) -> Iterator[None]:
+    def _guard(self, *rows: _Decoding) -> Iterator[None]:
         """Whatever is raised in the block ends these rows and no others."""
         try:
             yield
@@ -119,12 +121,12 @@ class Rows:
                 self._leave(row)
                 row.generation.fail(error)
 
-    def _leave(self, row: _Row) -> None:
+    def _leave(self, row: _Decoding) -> None:
         if row in self._rows:
             self._rows.remove(row)
             row.running.prompt.conversation.leased = False
 
-    def _leave_if_ended(self, row: _Row) -> bool:
+    def _leave_if_ended(self, row: _Decoding) -> bool:
         if not row.running.decoder.ended:
             return False
         row.running.watch.add("decode", 1000.0 * (time.perf_counter() - row.started))
@@ -133,7 +135,7 @@ class Rows:
         row.generation.finish(result)
         return True
 
-    def _feed_long_run(self, row: _Row) -> None:
+    def _feed_long_run(self, row: _Decoding) -> None:
         """Feed forced tokens in a pass of their own, except for the last, whose logits come from a step."""
         runner, pending = self._runner(), row.pending
         if len(pending) >= (_LONG_RUN if runner.batch_stepper.shares_weights else 2):
@@ -142,35 +144,36 @@ class Rows:
                 runner.prompts.run(run, row.position, prompt.visits, prompt.conversation.cache, "none")
             row.fed(len(run), executed_L, num_logits=0)
 
-    def _step(self, group: list[_Row]) -> tuple[list[_Row], Tensor]:
+    def _step(self, group: list[_Decoding]) -> tuple[list[_Decoding], Tensor]:
         """Launch a step of rows of one program and the draws of those with nothing left to feed: these, and [B, 2]."""
         runner, visits = self._runner(), group[0].running.prompt.visits
         stepper = runner.batch_stepper
         rows = [Row(row.pending[0], row.position, row.running.prompt.conversation.cache) for row in group]
         with executions(runner.backbone.executed_L) as executed_L:
             logits_BV = stepper.step(rows, visits)
+        sharing, each_L = len(group) if stepper.shares_weights else 1, executed_L // len(group)
         for row in group:
-            row.fed(1, executed_L // len(group), num_logits=1, sharing=len(group) if stepper.shares_weights else 1)
+            row.fed(1, each_L, num_logits=1, sharing=sharing)
         drawing: list[int] = []
         for index, row in enumerate(group):
             with self._guard(row):
                 if not row.pending:
                     self._find_mask(row)
                     drawing.append(index)
-        if len(drawing) < len(group):
-            logits_BV = logits_BV[drawing]
         drawn = [group[index] for index in drawing]
         if not drawn:
-            return [], logits_BV
+            return [], logits_BV[:0]
+        if len(drawn) < len(group):
+            logits_BV = logits_BV.index_select(0, torch.tensor(drawing).to(logits_BV.device, non_blocking=True))
         return drawn, pick_rows([row.sampler for row in drawn], logits_BV, [row.mask_V for row in drawn])
 
     @staticmethod
-    def _find_mask(row: _Row) -> None:
+    def _find_mask(row: _Decoding) -> None:
         row.mask_V = row.running.decoder.mask()
         if row.mask_V is not None:
             check_mask(row.mask_V)
 
-    def _take(self, row: _Row, token: int) -> None:
+    def _take(self, row: _Decoding, token: int) -> None:
         row.running.decoder.take(token)
         row.running.decoder.force()
         self._leave_if_ended(row)
