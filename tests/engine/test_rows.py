@@ -128,6 +128,23 @@ def test_a_cancelled_row_leaves_and_another_takes_its_place(folder, alone):
     assert len(cancelled.token_ids) < len(alone(endless).token_ids)
 
 
+def test_a_row_cancelled_during_the_prompt_of_another_takes_no_further_step(folder):
+    with opened(folder, 2) as (engine, sizes):
+        runner, begun, gate = engine.load(), threading.Event(), threading.Event()
+        first = engine.submit(GenerationRequest(STEM, max_tokens=400))
+        next(reading := iter(first))
+        start = runner.start
+        runner.start = lambda *args: (begun.set(), gate.wait(), start(*args))[2]
+        second = engine.submit(REQUESTS[0])
+        begun.wait()
+        steps = len(sizes)
+        reading.close()
+        gate.set()
+        assert len(second.result().token_ids) == 12
+        assert first.result().finish_reason == "cancelled"
+        assert sizes[steps:] == [1] * 11
+
+
 def test_one_cancelled_in_the_queue(folder):
     with opened(folder, 2) as (engine, _):
         generations = ask(engine, REQUESTS[:4])
@@ -243,6 +260,7 @@ def test_rows_that_share_the_weights_account_for_their_part(folder, alone, monke
     spared = sum(alone(request).report.bytes_realised for request in requests) - sum(r.bytes_realised for r in reports)
     assert sizes.count(2) == 10
     assert spared == 10 * weights
+    assert [report.bytes_full for report in reports] == [report.bytes_realised for report in reports]
 
 
 def test_a_batch_of_one_is_the_path_for_single_rows(folder, alone):
