@@ -200,19 +200,24 @@ class Engine:
     ) -> None:
         """Run a request to its end, or, where requests may share a batch, up to its first token."""
         self._starting = generation
-        if jobs is not self._jobs:  # closed since this request was taken from the queue
-            generation.cancel()
         try:
             if generation.cancelled:
                 raise GenerationCancelledError("cancelled in the queue")
             queue_ms = 1000.0 * (time.perf_counter() - queued)
+            self._check_open(jobs)  # it may have been closed since this request was taken from the queue
             if self.config.max_batch_size == 1:
                 generation.finish(self.load().run(request, generation, queue_ms))
             else:
-                rows.add(self.load().start(request, generation, queue_ms), generation)
+                running = self.load().start(request, generation, queue_ms)
+                self._check_open(jobs)
+                rows.add(running, generation)
         except BaseException as error:  # whatever happened, the consumer must hear of it, and the thread live on
-            generation.fail(error)
+            generation.fail(error if jobs is self._jobs else GenerationCancelledError(_CLOSED))
         self._starting = None
+
+    def _check_open(self, jobs: _Jobs) -> None:
+        if jobs is not self._jobs:
+            raise GenerationCancelledError(_CLOSED)
 
 
 _alive: WeakSet[Engine] = WeakSet()

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -212,6 +213,23 @@ def test_closing_fails_all_and_a_later_request_starts_anew(folder, alone):
             with pytest.raises(GenerationCancelledError, match="closed"):
                 generation.result()
         assert engine.submit(REQUESTS[0]).result().token_ids == alone(REQUESTS[0]).token_ids
+
+
+def test_closing_during_a_prompt(folder):
+    with opened(folder, 2) as (engine, _):
+        runner, begun, gate = engine.load(), threading.Event(), threading.Event()
+        start = runner.start
+        runner.start = lambda *args: (begun.set(), gate.wait(), start(*args))[2]
+        generation = engine.submit(REQUESTS[0])
+        begun.wait()
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        while not generation.cancelled:
+            time.sleep(0.001)
+        gate.set()
+        with pytest.raises(GenerationCancelledError, match="closed"):
+            generation.result()
+        closing.join()
 
 
 def test_reports_add_up_to_what_ran(folder, alone):
