@@ -57,20 +57,28 @@ class Sampler:
         """Whether the likeliest token is the choice."""
         return self._generator is None
 
-    def draw(self, logits_V: Tensor) -> Tensor:
-        """One draw from float32 logits whose largest is 0; not for greedy sampling."""
-        assert self._generator is not None  # callers look first
-        sampling = self._sampling
-        scaled_V = logits_V / max(sampling.temperature, 1e-6)  # float32 would take a smaller divisor for 0
-        kept = min(sampling.top_k or len(scaled_V), len(scaled_V))
-        if kept == len(scaled_V) and sampling.top_p >= 1.0:
-            return _gumbel_argmax(scaled_V, self._generator)
-        values_K, ids_K = scaled_V.topk(kept)
-        if sampling.top_p < 1.0:
+    @property
+    def is_filtered(self) -> bool:
+        """Whether top_k or top_p may leave tokens out."""
+        return self._sampling.top_k > 0 or self._sampling.top_p < 1.0
+
+    @property
+    def temperature(self) -> float:
+        """The divisor of the logits: float32 would take a smaller one for 0."""
+        return max(self._sampling.temperature, 1e-6)
+
+    def filtered(self, scaled_V: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits [K] that top_k leaves of those over the temperature, -inf where top_p does not, and their ids."""
+        values_K, ids_K = scaled_V.topk(min(self._sampling.top_k or len(scaled_V), len(scaled_V)))
+        if self._sampling.top_p < 1.0:
             probabilities_K = values_K.softmax(0)
             before_K = probabilities_K.cumsum(0) - probabilities_K
-            values_K = values_K.masked_fill(before_K >= sampling.top_p, -torch.inf)
-        return ids_K[_gumbel_argmax(values_K, self._generator)]
+            values_K = values_K.masked_fill(before_K >= self._sampling.top_p, -torch.inf)
+        return values_K, ids_K
+
+    def fill(self, noise: Tensor) -> None:
+        """Fill a tensor with the next numbers of this request's generator, exponentially distributed."""
+        noise.exponential_(generator=self._generator)
 
 
 def pick_rows(samplers: Sequence[Sampler], logits_BV: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
@@ -84,16 +92,20 @@ def pick_rows(samplers: Sequence[Sampler], logits_BV: Tensor, masks: Sequence[Te
     Returns:
         Float64 [B, 2] on the device: what `drawn_token` reads.
     """
-    logits_BV = logits_BV.float()
-    masked = [(row, mask_V) for row, mask_V in enumerate(masks) if mask_V is not None]
-    if masked:
-        banned = ~torch.stack([mask_V for _, mask_V in masked]).to(logits_BV.device, non_blocking=True)
-        rows = torch.tensor([row for row, _ in masked]).to(logits_BV.device, non_blocking=True)
-        logits_BV = logits_BV.index_copy(0, rows, logits_BV[rows].masked_fill(banned, -torch.inf))
+    logits_BV = _masked(logits_BV.float(), masks)
     best_B, choice_B = logits_BV.max(1)
-    for row, sampler in enumerate(samplers):
-        if not sampler.is_greedy:
-            choice_B[row] = sampler.draw(logits_BV[row] - best_B[row])
+    drawing = [row for row, sampler in enumerate(samplers) if not sampler.is_greedy]
+    for row in drawing:
+        if samplers[row].is_filtered:  # one by one: sums over several rows at once may round differently
+            scaled_V = (logits_BV[row] - best_B[row]) / samplers[row].temperature
+            values_K, ids_K = samplers[row].filtered(scaled_V)
+            choice_B[row] = ids_K[_drawn(values_K.unsqueeze(0), [samplers[row]])[0]]
+    plain = [row for row in drawing if not samplers[row].is_filtered]
+    if plain:
+        rows = _on_device(plain, logits_BV)
+        temperature_R = _on_device([samplers[row].temperature for row in plain], logits_BV)
+        scaled_RV = (logits_BV[rows] - best_B[rows, None]) / temperature_R[:, None]
+        choice_B[rows] = _drawn(scaled_RV, [samplers[row] for row in plain])
     return torch.stack((choice_B.double(), best_B.double()), dim=1)
 
 
@@ -108,7 +120,23 @@ def drawn_token(token: float, logit: float) -> int:
     return int(token)
 
 
-def _gumbel_argmax(logits_K: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw from softmax(logits), without torch.multinomial's wait for the device."""
-    noise_K = torch.empty_like(logits_K).exponential_(generator=generator).clamp_(min=1e-30)
-    return (logits_K - noise_K.log()).argmax()
+def _masked(logits_BV: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+    """The logits, -inf where a mask does not allow a token."""
+    masked = [(row, mask_V) for row, mask_V in enumerate(masks) if mask_V is not None]
+    if not masked:
+        return logits_BV
+    banned_RV = ~torch.stack([mask_V for _, mask_V in masked]).to(logits_BV.device, non_blocking=True)
+    rows = _on_device([row for row, _ in masked], logits_BV)
+    return logits_BV.index_copy(0, rows, logits_BV[rows].masked_fill(banned_RV, -torch.inf))
+
+
+def _drawn(logits_RK: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """One draw from softmax(logits) for each row, without torch.multinomial's wait for the device."""
+    noise_RK = torch.empty_like(logits_RK)
+    for noise_K, sampler in zip(noise_RK, samplers, strict=True):
+        sampler.fill(noise_K)
+    return (logits_RK - noise_RK.clamp_(min=1e-30).log()).argmax(1)
+
+
+def _on_device(numbers: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(numbers).to(like.device, non_blocking=True)  # a blocking copy would wait for the step

@@ -25,10 +25,12 @@ CALL = OutputConstraint((TOOL,), "required", parallel=False)
 STEM = tuple(range(20, 50))
 REQUESTS = (
     GenerationRequest((*STEM, 60), max_tokens=12),
-    GenerationRequest(STEM[:7], max_tokens=25, program="0,2,5"),
+    GenerationRequest(STEM[:7], max_tokens=25, program="0,2,5", sampling=Sampling(0.7, seed=3)),
     GenerationRequest((*STEM, 70, 71), max_tokens=90, constraint=CALL),
-    GenerationRequest((90,), max_tokens=17, sampling=Sampling(1.2, top_p=0.9, seed=4)),
-    GenerationRequest((*STEM, 60, 61), max_tokens=20, program="0,2,5", sampling=Sampling(0.9, top_k=50, seed=5)),
+    GenerationRequest((90,), max_tokens=17, sampling=Sampling(1.2, seed=4)),
+    GenerationRequest(
+        (*STEM, 60, 61), max_tokens=20, program="0,2,5", sampling=Sampling(0.9, top_k=50, top_p=0.9, seed=5)
+    ),
     GenerationRequest(STEM, max_tokens=9, program="0-2,1-5", scope="sequence"),
     GenerationRequest((*STEM, 60), max_tokens=90, program="0,2,5", constraint=CALL),
 )
@@ -215,11 +217,19 @@ def test_closing_fails_all_and_a_later_request_starts_anew(folder, alone):
         assert engine.submit(REQUESTS[0]).result().token_ids == alone(REQUESTS[0]).token_ids
 
 
-def test_closing_during_a_prompt(folder):
+@pytest.mark.parametrize("prompt_has_run", [False, True])
+def test_closing_during_a_prompt(folder, prompt_has_run):
     with opened(folder, 2) as (engine, _):
         runner, begun, gate = engine.load(), threading.Event(), threading.Event()
         start = runner.start
-        runner.start = lambda *args: (begun.set(), gate.wait(), start(*args))[2]
+
+        def starting(*args):
+            running = start(*args) if prompt_has_run else None
+            begun.set()
+            gate.wait()
+            return running or start(*args)
+
+        runner.start = starting
         generation = engine.submit(REQUESTS[0])
         begun.wait()
         closing = threading.Thread(target=engine.close)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerroute.engine.request import Sampling
-from layerroute.engine.sampling import Sampler
+from layerroute.engine.sampling import Sampler, drawn_token, pick_rows
 from layerroute.errors import LayerRouteError
 
 logits_lists = st.lists(st.floats(-30, 30, width=16), min_size=2, max_size=40)
@@ -88,3 +88,23 @@ def test_nothing_to_pick_is_an_error(temperature: float) -> None:
         sampler.pick(torch.tensor([0.0, float("nan"), 1.0]))
     with pytest.raises(LayerRouteError, match="dtype"):
         sampler.pick(torch.tensor([0.0, float("inf"), 1.0]))
+
+
+RULES = (
+    Sampling(),
+    Sampling(0.7, seed=1),
+    Sampling(1.3, seed=2),
+    Sampling(1.0, top_k=5, seed=3),
+    Sampling(2.0, top_p=0.8, seed=4),
+)
+
+
+@given(order=st.permutations(range(10)), count=st.integers(1, 10))
+def test_rows_are_drawn_as_each_would_be_alone(order: list[int], count: int) -> None:
+    logits_BV = 3.0 * torch.randn(10, 40, generator=torch.Generator().manual_seed(0))
+    masks = [None if row % 3 else torch.arange(40) % 4 == row % 4 for row in range(10)]
+    alone = [Sampler(RULES[row % 5], "cpu").pick(logits_BV[row], masks[row]) for row in range(10)]
+    rows = order[:count]
+    samplers = [Sampler(RULES[row % 5], "cpu") for row in rows]
+    drawn = pick_rows(samplers, logits_BV[rows], [masks[row] for row in rows]).tolist()
+    assert [drawn_token(*values) for values in drawn] == [alone[row] for row in rows]
