@@ -52,7 +52,10 @@ class VisitCounts(_Frozen):
 
 
 class Timings(_Frozen):
-    """Milliseconds of one step. `mask` (grammar masks on the CPU) is part of `decode`."""
+    """Milliseconds of one step, as they passed. `mask` (grammar masks on the CPU) is part of `decode`.
+
+    `decode` of a row in a batch holds the time that other rows took meanwhile.
+    """
 
     queue: float = 0.0
     prefill: float = 0.0
@@ -77,7 +80,8 @@ class StepReport(_Frozen):
         generated_tokens: all answer tokens; fast_forwarded_tokens: those the grammar left no choice about.
         decode_steps: forward passes after the prefill.
         flops_full, flops_realised: FLOPs of the computed tokens at full depth and as run, LM head included.
-        bytes_full, bytes_realised: bytes of weights and KV read by the decode steps at full depth and as run.
+        bytes_full, bytes_realised: bytes of weights and KV read by the decode steps at full depth and as run; of
+            weights that several rows of a batch read together, this row's part.
         milliseconds: where the time went.
         finish_reason: "stop" (end token or stop string), "length", "tool_calls" or "cancelled".
     """

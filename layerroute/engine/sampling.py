@@ -57,10 +57,9 @@ class Sampler:
         """Whether the likeliest token is the choice."""
         return self._generator is None
 
-    @property
-    def is_filtered(self) -> bool:
+    def is_filtered(self, vocab_size: int) -> bool:
         """Whether top_k or top_p may leave tokens out."""
-        return self._sampling.top_k > 0 or self._sampling.top_p < 1.0
+        return 0 < self._sampling.top_k < vocab_size or self._sampling.top_p < 1.0
 
     @property
     def temperature(self) -> float:
@@ -94,13 +93,15 @@ def pick_rows(samplers: Sequence[Sampler], logits_BV: Tensor, masks: Sequence[Te
     """
     logits_BV = _masked(logits_BV.float(), masks)
     best_B, choice_B = logits_BV.max(1)
-    drawing = [row for row, sampler in enumerate(samplers) if not sampler.is_greedy]
-    for row in drawing:
-        if samplers[row].is_filtered:  # one by one: sums over several rows at once may round differently
-            scaled_V = (logits_BV[row] - best_B[row]) / samplers[row].temperature
-            values_K, ids_K = samplers[row].filtered(scaled_V)
-            choice_B[row] = ids_K[_drawn(values_K.unsqueeze(0), [samplers[row]])[0]]
-    plain = [row for row in drawing if not samplers[row].is_filtered]
+    plain: list[int] = []
+    for row, sampler in enumerate(samplers):
+        if sampler.is_greedy:
+            continue
+        if not sampler.is_filtered(logits_BV.shape[1]):
+            plain.append(row)
+        else:  # one by one: sums over several rows at once may round differently
+            values_K, ids_K = sampler.filtered((logits_BV[row] - best_B[row]) / sampler.temperature)
+            choice_B[row] = ids_K[_drawn(values_K.unsqueeze(0), [sampler])[0]]
     if plain:
         rows = _on_device(plain, logits_BV)
         temperature_R = _on_device([samplers[row].temperature for row in plain], logits_BV)
