@@ -1,6 +1,7 @@
 """The benchmark measures what it says it measures; how fast that is, no test judges."""
 
 import json
+import time
 from collections import Counter
 from dataclasses import fields
 from types import SimpleNamespace
@@ -12,16 +13,20 @@ from qwen2 import load, random_model, save
 from layerroute import benchmark
 from layerroute.backbone.config import read_config
 from layerroute.backbone.model import Backbone
-from layerroute.benchmark import measure, results, stock, suite
+from layerroute.benchmark import measure, rates, results, stock, suite
+from layerroute.benchmark.whole_engine import WholeEngine
 from layerroute.cli import main
 from layerroute.errors import DeviceError, RequestError
+from layerroute.flops import decode_step_bytes
+from layerroute.program import LayerProgram
 
 STEPS = 10  # timed steps of each program, and tokens of each answer
 
 
 @pytest.fixture(autouse=True)
-def _small_copies(monkeypatch):
-    monkeypatch.setitem(measure.COPY_BYTES, "cpu", 2**16)
+def _small_work(monkeypatch):
+    monkeypatch.setitem(rates.COPY_BYTES, "cpu", 2**16)
+    monkeypatch.setitem(rates.MATRIX_SIZE, "cpu", 16)
 
 
 def talkative_model(**changes):
@@ -63,6 +68,7 @@ def clock(monkeypatch):
 
     clock.perf_counter = perf_counter
     monkeypatch.setattr(measure, "time", clock)
+    monkeypatch.setattr(rates, "time", clock)
     return clock
 
 
@@ -70,20 +76,46 @@ def clock(monkeypatch):
 
 
 def test_what_is_timed_is_what_runs(folder, visits):
-    result = benchmark.run(str(folder), context=20, steps=STEPS)
+    result = benchmark.run(str(folder), context=20, steps=STEPS, prompts=[9, 30], batches=[3])
     lengths = [entry.blocks for entry in result.programs]
     assert lengths == [0, 1, 3, 4, 5, 6]
     answers_of_one, answers = 1 + measure.GENERATION_RUNS, 2 + measure.GENERATION_RUNS  # warm-up, timed, streamed
+    whole = 1 + measure.ENGINE_RUNS  # each time the bare steps of the answer, too
+    depths = 3 + 6  # through the whole engine half and full depth are timed
     prompts = 2 + measure.PROMPT_RUNS
-    later_tokens = {(20 + i, 1): 6 * answers for i in range(1, STEPS - 1)}
+    per_token = 6 * answers + 2 * whole * depths
+    rows = 1 + 3
     assert visits == {
-        (20, 1): sum(lengths) * (STEPS + measure.WARM_UP_STEPS) + 6 * answers,
-        **later_tokens,  # the last token of an answer is not fed
-        (0, 20): 6 * (1 + answers_of_one + answers + prompts + 1),  # uncached, but for the history of the next turn
+        (20, 1): rows * sum(lengths) * (STEPS + measure.WARM_UP_STEPS) + per_token,
+        **{(20 + i, 1): per_token for i in range(1, STEPS - 1)},  # the last token of an answer is not fed
+        (0, 9): 6 * prompts,
+        (0, 30): 6 * prompts,
+        # Uncached: before the steps of one row, of three and (twice) of the engine, in its first answer, in the other
+        # answers, and as the history of the next turn.
+        (0, 20): 6 * (1 + 1 + 2 + 1 + answers_of_one + answers + 1),
+        (19, 1): 6 * (2 * whole - 1),  # the whole engine keeps its prompt, but for the token whose logits it needs
         (20, 100): 6 * prompts,
     }
-    assert (result.prompt.cached_tokens, result.prompt.new_tokens) == (0, 20)
+    assert [(prompt.cached_tokens, prompt.new_tokens) for prompt in result.prompts] == [(0, 9), (0, 30)]
     assert (result.next_turn.cached_tokens, result.next_turn.new_tokens) == (20, 100)
+
+
+def test_the_visits_of_each_time_are_counted(folder):
+    result = benchmark.run(str(folder), context=20, steps=STEPS, batches=[2])
+    assert [entry.visits_per_token for entry in result.programs] == [0, 1, 3, 4, 5, 6]
+    assert [entry.visits_per_token for entry in result.batches] == [0, 1, 3, 4, 5, 6]
+    assert [entry.visits_per_token for entry in result.engine] == [3, 6]
+
+
+def test_a_backend_that_runs_other_blocks_is_found_out(folder, monkeypatch):
+    original = Backbone.forward
+
+    def forward(self, ids, start, visits, *rest):
+        return original(self, ids, start, visits * 2 if start == 20 else visits, *rest)
+
+    monkeypatch.setattr(Backbone, "forward", forward)
+    result = benchmark.run(str(folder), context=20, steps=STEPS)
+    assert [entry.visits_per_token for entry in result.programs] == [0, 2, 6, 8, 10, 12]
 
 
 def test_transformers_generates_as_often_and_as_much(folder, monkeypatch):
@@ -117,23 +149,97 @@ def test_an_answers_time_is_told_apart_from_its_prompts(clock):
 
 
 def test_a_copy_counts_what_is_read_and_written(clock, monkeypatch):
-    monkeypatch.setattr(measure, "wait", lambda _: setattr(clock, "now", clock.now + 1.0))
-    assert measure.copy_bandwidth(torch.device("cpu")) == 2 * 4 * 2**16 / 1e9
-    assert clock.reads == 10
+    monkeypatch.setattr(rates, "wait", lambda _: setattr(clock, "now", clock.now + 1.0))
+    assert rates.copy_bandwidth(torch.device("cpu")) == 2 * 4 * 2**16 / 1e9
+    assert clock.reads == 12  # six groups of four, the first of which warms up
 
 
-def test_savings_are_shares_of_what_the_blocks_cost(folder):
-    result = benchmark.run(str(folder), context=20, steps=STEPS)
-    *skipping, full = result.programs
-    even = (full.us_per_token - skipping[0].us_per_token) / 6
-    assert full.saved_share is None
-    assert full.saved_per_skipped_block_us is None
-    assert skipping[0].saved_share == 1.0
-    for entry in skipping:
-        saved = (full.us_per_token - entry.us_per_token) / (6 - entry.blocks)
-        assert entry.saved_per_skipped_block_us == pytest.approx(saved, abs=0.2)
-        assert entry.saved_share * even == pytest.approx(saved, abs=0.4)
-    assert result.linearity == min(entry.saved_share for entry in skipping[1:])
+def test_a_product_counts_multiplications_and_additions(clock, monkeypatch):
+    monkeypatch.setattr(rates, "wait", lambda _: setattr(clock, "now", clock.now + 1.0))
+    assert rates.matrix_rate(torch.device("cpu"), torch.float32) == 2 * 4 * 16**3 / 1e12
+
+
+def test_a_prompt_is_held_against_what_causality_needs(folder, clock, monkeypatch):
+    backbone = load(folder)
+    subject = measure.Subject(backbone, suite.make_stepper(backbone, "eager"), 64)
+    monkeypatch.setattr(measure, "wait", lambda _: setattr(clock, "now", clock.now + 1e-3))
+    timed = subject.time_prompt(7, 20, matrix_rate=1e-6)
+    matrices = 20 * (32 * (2 * 32 + 2 * 16) + 3 * 32 * 48)  # weights of a block, once for every new token
+    attention = 2 * 32 * sum(range(8, 28))  # scores and values: each new token with all up to itself
+    assert timed.flops == 2 * (6 * (matrices + attention) + 32 * 97)
+    assert timed.prefill_ms == 1.0
+    assert timed.matrix_share == pytest.approx(timed.flops / 1e-3 / 1e6, abs=1e-4)
+
+
+def test_the_whole_engine_streams_every_token(folder):
+    backbone = load(folder)
+    stepper = suite.make_stepper(backbone, "eager")
+    subject = measure.Subject(backbone, stepper, 64)
+    program = LayerProgram((1, 4), 6)
+    arrivals, report = WholeEngine(backbone, stepper, 64).answer(subject.ids(20), program, 12)
+    assert len(arrivals) == 12  # as many pieces of text
+    assert arrivals == sorted(arrivals)
+    assert (report.program, report.generated_tokens, report.decode.executed) == ("1,4", 12, 2 * 11)
+
+
+def test_what_ends_the_engine_ends_the_benchmark(folder, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no more memory for text")
+
+    monkeypatch.setattr("layerroute.engine.runner.Detokenizer.add", fail)
+    with pytest.raises(RuntimeError, match="for text"):
+        benchmark.run(str(folder), context=20, steps=STEPS)
+
+
+def test_a_token_through_the_engine_is_held_against_its_step(clock):
+    subject = object.__new__(measure.Subject)
+    subject.ids = lambda _: ()
+    subject._cache = lambda _: None
+    seconds = iter([9.0, 1.0, 2.0, 4.0, 1.0, 2.0])  # of ten steps each
+    subject._bare_steps = lambda *_: next(seconds)
+    report = SimpleNamespace(decode=SimpleNamespace(executed=20))
+    answers = iter([50.0, 1.5, 2.2, 4.4, 1.2, 2.0])
+    engine = SimpleNamespace(answer=lambda *_: ([100.0, 101.0, 100.0 + next(answers)], report))
+    timed = subject.time_engine(engine, LayerProgram((1, 2, 4), 6), 20, 11)
+    assert timed == results.EngineTime(3, 11, 2.0, 200000.0, 200000.0, 1.1)
+
+
+def test_numbers_are_those_of_the_clock(folder, clock, monkeypatch):
+    """A block visit takes a microsecond, and so do the logits."""
+    for name in ("run_block", "logits"):
+        original = getattr(Backbone, name)
+
+        def ticking(self, *arguments, original=original):
+            clock.now += 1e-6
+            return original(self, *arguments)
+
+        monkeypatch.setattr(Backbone, name, ticking)
+    monkeypatch.setattr(rates, "time", time)
+    result = benchmark.run(str(folder), context=20, steps=STEPS, batches=[2, 3])
+    shape = read_config(folder).shape(torch.float32)
+    keys_of_a_row = 4 * 21 * 2 * 16  # bytes of one visit's keys and values, the new token's included
+    for entry in (*result.programs, *result.batches):
+        rows, microseconds = entry.batch, entry.batch * (1 + entry.blocks)
+        assert entry.us_per_token == entry.us_p10 == entry.us_p90 == microseconds
+        assert entry.tokens_per_second == pytest.approx(1e6 * rows / microseconds, abs=0.1)
+        moved = decode_step_bytes(shape, entry.blocks, 20) + (rows - 1) * entry.blocks * keys_of_a_row
+        assert entry.gigabytes_per_second == pytest.approx(moved / microseconds / 1e3, abs=0.06)
+        assert entry.saved_share == (None if entry.blocks == 6 else 1.0)
+        assert entry.saved_per_skipped_block_us == (None if entry.blocks == 6 else rows)
+    assert [(entry.batch, entry.blocks) for entry in result.batches] == [
+        (r, n) for r in (2, 3) for n in (0, 1, 3, 4, 5, 6)
+    ]
+    assert (result.saved_per_block_us, result.linearity, result.r_squared) == (1.0, 1.0, 1.0)
+    assert (result.prompts[0].prefill_ms, result.next_turn.prefill_ms) == (0.007, 0.007)
+    assert [entry.bare_us_per_token for entry in result.engine] == [4.0, 7.0]
+    assert "one row after the other" in result.batch_reason
+
+
+def test_a_gpu_is_timed_with_a_long_prompt_too():
+    assert suite.default_prompts(512, 32768, torch.device("cuda", 0)) == [512, 8192]
+    assert suite.default_prompts(8192, 8192, torch.device("cuda")) == [8192]
+    assert suite.default_prompts(512, 4096, torch.device("cuda")) == [512]
+    assert suite.default_prompts(512, 32768, torch.device("cpu")) == [512]
 
 
 def test_numbers_fit_together(folder):
@@ -142,7 +248,7 @@ def test_numbers_fit_together(folder):
         assert 0 < entry.us_p10 <= entry.us_per_token <= entry.us_p90
         share = entry.gigabytes_per_second / result.copy_gigabytes_per_second
         assert entry.copy_share == pytest.approx(share, abs=0.1 * share + 0.05)
-    for prompt in (result.prompt, result.next_turn):
+    for prompt in (*result.prompts, result.next_turn):
         assert 0 < prompt.prefill_ms <= prompt.first_token_ms
 
 
@@ -196,11 +302,14 @@ def test_what_transformers_cannot_do_ends_no_benchmark(folder, monkeypatch, meth
 
 def test_command_prints_one_json_document_last(folder, capsys):
     arguments = ["bench", "--model", str(folder), "--context", "16", "--steps", str(STEPS)]
+    arguments += ["--batch", "2", "--prompts", "8", "32"]
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     document = json.loads(out.splitlines()[-1])
     assert document["backend"] == "eager"
     assert "tokens/s" in err
+    assert [entry["new_tokens"] for entry in document["prompts"]] == [8, 32]
+    assert {entry["batch"] for entry in document["batches"]} == {2}
     assert "left out: transformers" in " ".join(err.split())
     assert main([*arguments, "--json", "--compare-transformers"]) == 0
     out, err = capsys.readouterr()
@@ -211,16 +320,25 @@ def test_command_prints_one_json_document_last(folder, capsys):
 def test_the_document_has_every_key(folder):
     document = json.loads(json.dumps(benchmark.run(str(folder), context=20, steps=STEPS).to_dict(), allow_nan=False))
     assert set(document) == {field.name for field in fields(results.Benchmark)}
-    for key, value in {"batch": 1, "blocks": 6, "context": 20, "device": "cpu", "dtype": "float32"}.items():
+    for key, value in {
+        "batches": [],
+        "batch_reason": None,
+        "blocks": 6,
+        "context": 20,
+        "device": "cpu",
+        "dtype": "float32",
+    }.items():
         assert document[key] == value
     assert document["shape"]["hidden_size"] == 32
     for key, kind in {
         "programs": results.ProgramTime,
+        "prompts": results.PromptTime,
+        "engine": results.EngineTime,
         "generation": results.GenerationTime,
     }.items():
         assert all(set(entry) == {field.name for field in fields(kind)} for entry in document[key]), key
     assert {"us_per_token", "tokens_per_second", "gigabytes_per_second", "copy_share"} <= set(document["programs"][-1])
-    assert {"prefill_ms", "first_token_ms"} <= set(document["prompt"]) & set(document["next_turn"])
+    assert {"prefill_ms", "first_token_ms", "matrix_share"} <= set(document["next_turn"])
 
 
 # What it takes.
@@ -262,6 +380,7 @@ def test_a_shape_is_timed_with_random_weights(folder, monkeypatch):
 def test_a_model_of_one_block_is_timed(tmp_path):
     result = benchmark.run(str(save(random_model(num_hidden_layers=1), tmp_path)), context=20, steps=STEPS)
     assert [entry.blocks for entry in result.programs] == [0, 1]
+    assert [entry.blocks for entry in result.engine] == [1]
 
 
 def test_the_backend_asked_for_is_timed(folder):
@@ -274,6 +393,13 @@ def test_what_cannot_be_timed_is_refused(folder, monkeypatch):
         benchmark.run(str(folder), context=157, steps=STEPS)
     with pytest.raises(RequestError, match="at least 1 token, not 0"):
         benchmark.run(str(folder), context=0, steps=STEPS)
+    with pytest.raises(RequestError, match="at least 1 token, not -1"):
+        benchmark.run(str(folder), context=20, steps=STEPS, prompts=[20, -1])
+    with pytest.raises(RequestError, match="a prompt of 257 tokens exceeds the window of 256"):
+        benchmark.run(str(folder), context=20, steps=STEPS, prompts=[20, 257])
+    for rows in (0, 33):
+        with pytest.raises(RequestError, match=f"1 to 32 rows, not {rows}"):
+            benchmark.run(str(folder), context=20, steps=STEPS, batches=[4, rows])
     with pytest.raises(RequestError, match="9 steps are too few"):
         benchmark.run(str(folder), context=20, steps=9)
     with pytest.raises(RequestError, match=r"Qwen2\.5-7B"):
@@ -289,5 +415,5 @@ def test_too_little_memory_is_a_clear_line(monkeypatch):
         raise torch.OutOfMemoryError("tried to allocate 14 GiB")
 
     monkeypatch.setattr(suite, "random_weights", draw)
-    with pytest.raises(DeviceError, match=r"memory of cpu is too small .* smaller shape"):
+    with pytest.raises(DeviceError, match=r"memory of cpu is too small .* smaller ones"):
         benchmark.run(shape="Qwen2.5-7B")

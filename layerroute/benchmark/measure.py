@@ -1,57 +1,48 @@
-"""Timed work: copies, prompts, decode steps and answers, each as the engine runs it."""
+"""Timed work: prompts, decode steps and answers, each as the engine runs it."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 
-from layerroute.backbone.kv_cache import visits_of
+from layerroute.backbone.batch import BatchStepper, Row
+from layerroute.backbone.kv_cache import KVCache, Visit, visits_of
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.prompt import select_prompt_runner
 from layerroute.backbone.stepper import Stepper
-from layerroute.benchmark.results import GenerationTime, PromptTime
+from layerroute.benchmark.rates import wait
+from layerroute.benchmark.results import EngineTime, GenerationTime, PromptTime
+from layerroute.benchmark.whole_engine import WholeEngine
 from layerroute.engine.accounting import Meter, Stopwatch
 from layerroute.engine.prefill import Prefill, Prefilled
 from layerroute.engine.prefix_cache import Conversation, PrefixCache
 from layerroute.engine.request import Sampling
 from layerroute.engine.token_loop import TokenLoops
+from layerroute.flops import BackboneShape, forward_flops
 from layerroute.program import LayerProgram
 from layerroute.routers.fixed import FullRouter
 
-COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
-"""Far more than any cache of the device holds."""
 PROMPT_RUNS = 5
 GENERATION_RUNS = 3
+ENGINE_RUNS = 5
 WARM_UP_STEPS = 5
+
+Step = Callable[[list[int], tuple[Visit, ...]], list[int]]
+"""A decode step: from one token of each row to the next ones, read by the host."""
 
 Generate = Callable[[int, Callable[[], None] | None], list[int]]
 """Answers a prompt with so many tokens, and says when each of them has reached the host."""
 
 
-def copy_bandwidth(device: torch.device) -> float:
-    """Gigabytes per second, read and written, of copies within the device's memory; median of five times four."""
-    size, copies = COPY_BYTES[device.type], 4
-    if device.type == "cuda":
-        size = min(size, torch.cuda.mem_get_info(device)[0] // 4)
-    source = torch.ones(size, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    seconds = []
-    for _ in range(5):
-        wait(device)
-        started = time.perf_counter()
-        for _ in range(copies):
-            target.copy_(source)
-        wait(device)
-        seconds.append(time.perf_counter() - started)
-    return 2 * copies * size / statistics.median(seconds) / 1e9
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Microseconds of each timed step of a program, and the block visits that the backbone counted meanwhile."""
 
-
-def wait(device: torch.device) -> None:
-    """Return when the device has done all work that was given to it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    microseconds: list[float]
+    visits: int
 
 
 class Subject:
@@ -90,8 +81,13 @@ class Subject:
         self._conversation = prefilled.conversation
         return prefilled
 
-    def time_prompt(self, cached: int, new: int) -> PromptTime:
-        """Time prompts of `cached` tokens whose KV is there and `new` tokens that run."""
+    def time_prompt(self, cached: int, new: int, matrix_rate: float) -> PromptTime:
+        """Time prompts of `cached` tokens whose KV is there and `new` tokens that run.
+
+        Args:
+            cached, new: numbers of tokens.
+            matrix_rate: teraflops per second to hold the prompt's against.
+        """
         prefill_ms, first_token_ms = [], []
         if cached:
             self.prefill(cached, 0)
@@ -105,31 +101,100 @@ class Subject:
             if run >= 0:
                 prefill_ms.append(1e3 * (prefilled - started))
                 first_token_ms.append(1e3 * (time.perf_counter() - started))
+        flops, median_ms = causal_flops(self._shape, cached, new), statistics.median(prefill_ms)
         return PromptTime(
-            cached, new, round(statistics.median(prefill_ms), 3), round(statistics.median(first_token_ms), 3)
+            cached_tokens=cached,
+            new_tokens=new,
+            prefill_ms=round(median_ms, 3),
+            first_token_ms=round(statistics.median(first_token_ms), 3),
+            flops=flops,
+            matrix_share=round(flops / median_ms / 1e9 / matrix_rate, 4),
+        )
+
+    def time_programs(self, programs: Iterable[LayerProgram], context: int, steps: int) -> dict[LayerProgram, Samples]:
+        """Time decode steps of one row after `context` tokens."""
+        cache = self._cache(context)
+
+        def step(tokens: list[int], visits: tuple[Visit, ...]) -> list[int]:
+            return [int(self._stepper.step(tokens, context, visits, cache).argmax().item())]
+
+        return self._time_steps(step, 1, programs, steps)
+
+    def time_batch(
+        self, stepper: BatchStepper, rows: int, programs: Iterable[LayerProgram], context: int, steps: int
+    ) -> dict[LayerProgram, Samples]:
+        """Time decode steps of several rows after `context` tokens each, in memory of their own."""
+        caches = self._copies(context, rows)
+
+        def step(tokens: list[int], visits: tuple[Visit, ...]) -> list[int]:
+            batch = [Row(token, context, cache) for token, cache in zip(tokens, caches, strict=True)]
+            return [int(token) for token in stepper.step(batch, visits).argmax(dim=1).tolist()]
+
+        return self._time_steps(step, rows, programs, steps)
+
+    @torch.inference_mode()
+    def _time_steps(
+        self, step: Step, rows: int, programs: Iterable[LayerProgram], steps: int
+    ) -> dict[LayerProgram, Samples]:
+        """Programs are interleaved, so that a drift of the machine touches all of them alike."""
+        visits = {program: visits_of(program, "generation") for program in programs}
+        tokens = [1] * rows
+        for program in visits:
+            for _ in range(WARM_UP_STEPS):
+                step(tokens, visits[program])
+        microseconds: dict[LayerProgram, list[float]] = {program: [] for program in visits}
+        counted = dict.fromkeys(visits, 0)
+        for _ in range(steps):
+            for program in visits:
+                before = sum(self.backbone.executed_L)
+                started = time.perf_counter()
+                tokens = step(tokens, visits[program])
+                microseconds[program].append(1e6 * (time.perf_counter() - started))
+                counted[program] += sum(self.backbone.executed_L) - before
+        return {program: Samples(microseconds[program], counted[program]) for program in visits}
+
+    def time_engine(self, engine: WholeEngine, program: LayerProgram, context: int, num_tokens: int) -> EngineTime:
+        """Time answers of `num_tokens` tokens through the whole engine and, in turns with them, their steps alone."""
+        ids, cache = self.ids(context), self._cache(context)
+        bare, whole, visits = [], [], 0
+        for run in range(-1, ENGINE_RUNS):  # the first captures and warms up
+            seconds = self._bare_steps(program, context, num_tokens - 1, cache)
+            arrivals, report = engine.answer(ids, program, num_tokens)
+            if run >= 0:
+                bare.append(1e6 * seconds / (num_tokens - 1))
+                whole.append(1e6 * (arrivals[-1] - arrivals[0]) / (num_tokens - 1))
+                visits += report.decode.executed
+        return EngineTime(
+            blocks=program.num_visits,
+            tokens=num_tokens,
+            visits_per_token=visits / ENGINE_RUNS / (num_tokens - 1),
+            bare_us_per_token=round(statistics.median(bare), 1),
+            us_per_token=round(statistics.median(whole), 1),
+            ratio=round(statistics.median(a / b for a, b in zip(whole, bare, strict=True)), 4),
         )
 
     @torch.inference_mode()
-    def time_programs(
-        self, programs: Iterable[LayerProgram], context: int, steps: int
-    ) -> dict[LayerProgram, list[float]]:
-        """Microseconds of decode steps after `context` tokens, the token read by the host each time.
+    def _bare_steps(self, program: LayerProgram, context: int, steps: int, cache: KVCache) -> float:
+        """Seconds of steps at growing positions, given to the device one after the other, nothing read between."""
+        visits = visits_of(program, "generation")
+        wait(self.backbone.device)
+        started = time.perf_counter()
+        for position in range(context, context + steps):
+            self._stepper.step([1], position, visits, cache)
+        wait(self.backbone.device)
+        return time.perf_counter() - started
 
-        Programs are interleaved, so that a drift of the machine touches all of them alike.
-        """
-        cache = self.prefill(context, 0).conversation.cache
-        visits = {program: visits_of(program, "generation") for program in programs}
-        for program in visits:
-            for _ in range(WARM_UP_STEPS):
-                self._stepper.step([1], context, visits[program], cache).argmax().item()
-        samples: dict[LayerProgram, list[float]] = {program: [] for program in visits}
-        token = 1
-        for _ in range(steps):
-            for program in visits:
-                started = time.perf_counter()
-                token = int(self._stepper.step([token], context, visits[program], cache).argmax().item())
-                samples[program].append(1e6 * (time.perf_counter() - started))
-        return samples
+    def _cache(self, context: int) -> KVCache:
+        return self.prefill(context, 0).conversation.cache
+
+    @torch.inference_mode()
+    def _copies(self, context: int, count: int) -> list[KVCache]:
+        cache = self._cache(context)
+        copies = [self.backbone.new_cache(cache.num_slots, context + 1) for _ in range(count)]
+        for copy in copies:
+            copy.keys_SKTH[:, :, :context] = cache.keys_SKTH[:, :, :context]
+            copy.values_SKTH[:, :, :context] = cache.values_SKTH[:, :, :context]
+        return copies
 
     def answer(self, context: int) -> Generate:
         """This engine's greedy answer at full depth to an uncached prompt of `context` tokens."""
@@ -152,6 +217,16 @@ class Subject:
             return tokens
 
         return generate
+
+
+def causal_flops(shape: BackboneShape, cached: int, new: int) -> int:
+    """FLOPs that a prompt takes of any implementation: those of `forward_flops` without the upper half of attention.
+
+    A query's products with later keys, which a report counts as part of the rectangle, are work that the best kernels
+    leave out.
+    """
+    later_keys = new * (new - 1) // 2
+    return forward_flops(shape, shape.num_blocks, new, cached, 1) - 4 * shape.num_blocks * shape.query_size * later_keys
 
 
 def time_generation(

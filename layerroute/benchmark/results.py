@@ -10,17 +10,24 @@ class ProgramTime:
     """Decode time of one program.
 
     Attributes:
-        blocks: block visits of each token.
-        us_per_token: median microseconds from a token's feeding to the next token on the host.
+        backend: what ran it.
+        batch: rows that a step serves.
+        blocks: block visits of each token, by the program.
+        visits_per_token: the same, as the backbone counted them while it was timed.
+        us_per_token: median microseconds from the feeding of each row's token to all next tokens on the host.
         us_p10, us_p90: 10th and 90th percentile.
+        tokens_per_second: of all rows together.
         gigabytes_per_second: bytes that the step must move (weights and KV) over the median time.
         copy_share: that over the bandwidth of a plain copy in the same run.
         saved_per_skipped_block_us: time saved against full depth over blocks skipped; None at full depth.
         saved_share: that over an even share of what all blocks cost, (full depth - no blocks) / blocks.
     """
 
+    backend: str
+    batch: int
     blocks: int
     program: str
+    visits_per_token: float
     us_per_token: float
     us_p10: float
     us_p90: float
@@ -39,12 +46,37 @@ class PromptTime:
         cached_tokens, new_tokens: prompt tokens whose KV was there, and those that ran.
         prefill_ms: until the device has the logits of the first token.
         first_token_ms: until the host has the first token, greedily chosen.
+        flops: of its matrix products and of attention on the causal half, LM head at one position.
+        matrix_share: these over `prefill_ms`, as a share of the matrix rate in the same run.
     """
 
     cached_tokens: int
     new_tokens: int
     prefill_ms: float
     first_token_ms: float
+    flops: int
+    matrix_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTime:
+    """Time per token through the whole engine beside the decode steps alone, at the same positions, in turns; medians.
+
+    Attributes:
+        blocks: block visits of each token, by the program; visits_per_token: as the engine's report counts them.
+        tokens: length of each greedy answer.
+        bare_us_per_token: decode steps alone, none of them waited for by the host.
+        us_per_token: from one token's text in the hands of another thread to the next one's: drawing, detokenising and
+            streaming included.
+        ratio: of the two.
+    """
+
+    blocks: int
+    tokens: int
+    visits_per_token: float
+    bare_us_per_token: float
+    us_per_token: float
+    ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +108,18 @@ class Benchmark:
 
     Attributes:
         model: name, folder or hub id; shape: its sizes.
-        batch: conversations that a step serves; blocks: of the model.
-        context: cached tokens before each timed step, tokens of the timed prompt, cached tokens of the next turn.
+        blocks: of the model.
+        batch_reason: what steps several rows, and why; None if no batch was asked for.
+        context: cached tokens before each timed step and of the next turn.
         steps: timed steps per program.
         copy_gigabytes_per_second: bytes read and written by a copy within the device's memory, over its time.
+        matrix_teraflops_per_second: of a large product of square matrices of the model's dtype.
         saved_per_block_us: slope of the least-squares line of time over blocks, microseconds; r_squared: its fit.
         linearity: least `saved_share` of the programs that skip some blocks and keep some; 1 is proportional.
-        programs: by number of blocks; the last is full depth.
-        prompt, next_turn: an uncached prompt, and one whose first `context` tokens are cached.
+        programs: one row, by number of blocks; the last is full depth.
+        batches: several rows, likewise for each number of rows.
+        prompts: uncached; next_turn: its first `context` tokens are cached.
+        engine: the whole engine, by number of blocks.
         generation: this engine first, then what it is compared with.
         left_out: comparisons that were not made, and why.
     """
@@ -96,18 +132,21 @@ class Benchmark:
     dtype: str
     backend: str
     backend_reason: str
+    batch_reason: str | None
     threads: int
-    batch: int
     blocks: int
     context: int
     steps: int
     copy_gigabytes_per_second: float
+    matrix_teraflops_per_second: float
     saved_per_block_us: float
     linearity: float
     r_squared: float
     programs: tuple[ProgramTime, ...]
-    prompt: PromptTime
+    batches: tuple[ProgramTime, ...]
+    prompts: tuple[PromptTime, ...]
     next_turn: PromptTime
+    engine: tuple[EngineTime, ...]
     generation: tuple[GenerationTime, ...]
     left_out: dict[str, str]
 

@@ -1,21 +1,26 @@
 """One run: decode steps over programs of growing length, prompts, and answers beside those of transformers."""
 
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import transformers
 
+from layerroute.backbone.batch import MAX_ROWS, select_batch_stepper
 from layerroute.backbone.config import BackboneConfig, read_config, resolve_checkpoint
 from layerroute.backbone.model import Backbone
-from layerroute.backbone.stepper import make_stepper, select_stepper
+from layerroute.backbone.stepper import Stepper, make_stepper, select_stepper
 from layerroute.backbone.weights import load_weights, random_weights
-from layerroute.benchmark.measure import Subject, copy_bandwidth, time_generation
-from layerroute.benchmark.results import Benchmark, GenerationTime, ProgramTime
+from layerroute.benchmark.measure import Samples, Subject, time_generation
+from layerroute.benchmark.rates import copy_bandwidth, matrix_rate
+from layerroute.benchmark.results import Benchmark, EngineTime, GenerationTime, ProgramTime
 from layerroute.benchmark.shapes import SHAPES
 from layerroute.benchmark.stock import stock_answer, stock_model
+from layerroute.benchmark.whole_engine import WholeEngine
 from layerroute.engine.loading import resolve_device, resolve_dtype
 from layerroute.errors import DeviceError, RequestError
-from layerroute.flops import decode_step_bytes
+from layerroute.flops import BackboneShape, decode_step_bytes
 from layerroute.program import LayerProgram
 
 MIN_STEPS = 10
@@ -23,7 +28,20 @@ MIN_STEPS = 10
 NEW_TOKENS = 100
 """Tokens that follow the cached history of the next turn."""
 MAX_ANSWER_TOKENS = 64
+LONG_PROMPT = 8192
+"""Tokens of the prompt that a GPU is also timed with, where the window holds it."""
 _STATIC = "transformers, static cache, compiled"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is timed, as `run` describes it."""
+
+    context: int
+    steps: int
+    prompts: tuple[int, ...]
+    batches: tuple[int, ...]
+    compare: bool
 
 
 def run(
@@ -33,6 +51,8 @@ def run(
     dtype: str = "auto",
     context: int = 512,
     steps: int = 200,
+    prompts: Sequence[int] = (),
+    batches: Sequence[int] = (),
     backend: str = "auto",
     compare: bool | None = None,
 ) -> Benchmark:
@@ -42,14 +62,17 @@ def run(
         model: "embedded", a checkpoint folder or a hub id; not looked at where a shape is named.
         shape: one of `SHAPES`.
         device, dtype: as the engine names them.
-        context: cached tokens before a step, tokens of a prompt, and cached tokens of the next turn.
-        steps: timed steps per program; as many tokens, but at most 64, are generated beside transformers.
+        context: cached tokens before a step, and cached tokens of the next turn.
+        steps: timed steps per program; as many tokens, but at most 64, are generated beside transformers, and at most
+            100 through the whole engine.
+        prompts: lengths of uncached prompts; empty for `context`, and on a GPU also 8,192 where the window holds it.
+        batches: numbers of rows to time steps of, too.
         backend: "auto" for the one that the engine would use, or the name of one.
         compare: whether to time transformers, too; None for a GPU only, where that takes a minute.
 
     Raises:
-        RequestError: an unknown shape, too few steps, a context that leaves no room, or a backend that is unknown or
-            cannot serve.
+        RequestError: an unknown shape, too few steps, a context or prompt that leaves no room, a batch of too many
+            rows, or a backend that is unknown or cannot serve.
         BackboneError: the model cannot be found or read, or does not fit the device.
     """
     where = resolve_device(device)
@@ -58,41 +81,61 @@ def run(
         raise RequestError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)}")
     folder = resolve_checkpoint(model) if shape is None else None
     config = read_config(folder) if folder else SHAPES[str(shape)]
-    _check(config, context, steps)
+    if compare is None:
+        compare = where.type == "cuda"
+    prompts = prompts or default_prompts(context, config.max_positions, where)
+    work = _Work(context, steps, tuple(prompts), tuple(batches), compare)
+    _check(config, work)
     try:
         weights = load_weights(folder, config, where, kind) if folder else random_weights(config, where, kind)
         name = model if folder else f"{shape} (random weights)"
-        return _measure(name, Backbone(config, weights), context, steps, backend, compare)
+        backbone = Backbone(config, weights)
+        stepper = select_stepper(backbone) if backend == "auto" else make_stepper(backbone, backend)
+        return _measure(name, backbone, stepper, work)
     except torch.OutOfMemoryError as error:
         raise DeviceError(
-            f"the memory of {where} is too small for this model and context: name a smaller shape or context, "
+            f"the memory of {where} is too small for this model, context, prompts and batches: name smaller ones, "
             "or free memory that other programs hold"
         ) from error
 
 
-def _check(config: BackboneConfig, context: int, steps: int) -> None:
-    if steps < MIN_STEPS:
-        raise RequestError(f"{steps} steps are too few for percentiles: use at least {MIN_STEPS}")
-    if context < 1:
-        raise RequestError(f"context must be at least 1 token, not {context}")
-    if context + NEW_TOKENS > config.max_positions:
+def default_prompts(context: int, window: int, device: torch.device) -> list[int]:
+    """Lengths of the prompts that are timed if none are named."""
+    takes_long = device.type == "cuda" and window >= LONG_PROMPT
+    return sorted({context, LONG_PROMPT}) if takes_long else [context]
+
+
+def _check(config: BackboneConfig, work: _Work) -> None:
+    if work.steps < MIN_STEPS:
+        raise RequestError(f"{work.steps} steps are too few for percentiles: use at least {MIN_STEPS}")
+    if min(work.context, *work.prompts) < 1:
+        raise RequestError(f"a context or prompt has at least 1 token, not {min(work.context, *work.prompts)}")
+    if work.context + NEW_TOKENS > config.max_positions:
         raise RequestError(
-            f"context {context} and {NEW_TOKENS} tokens after it exceed the window of {config.max_positions}: "
+            f"context {work.context} and {NEW_TOKENS} tokens after it exceed the window of {config.max_positions}: "
             "use a smaller context"
         )
+    if max(work.prompts) > config.max_positions:
+        raise RequestError(
+            f"a prompt of {max(work.prompts)} tokens exceeds the window of {config.max_positions}: use a shorter one"
+        )
+    for rows in work.batches:
+        if not 1 <= rows <= MAX_ROWS:
+            raise RequestError(f"a batch holds 1 to {MAX_ROWS} rows, not {rows}: use another number of rows")
 
 
-def _measure(name: str, backbone: Backbone, context: int, steps: int, backend: str, compare: bool | None) -> Benchmark:
-    config, device = backbone.config, backbone.device
-    stepper = select_stepper(backbone) if backend == "auto" else make_stepper(backbone, backend)
-    subject = Subject(backbone, stepper, min(config.max_positions, max(1024, 2 * (context + NEW_TOKENS))))
-    copied = copy_bandwidth(device)
-    samples = subject.time_programs(_programs(config.num_blocks), context, steps)
-    programs = _program_times(backbone, context, copied, samples)
+def _measure(name: str, backbone: Backbone, stepper: Stepper, work: _Work) -> Benchmark:
+    config, device, context = backbone.config, backbone.device, work.context
+    capacity = min(config.max_positions, max(1024, 2 * (context + NEW_TOKENS), *work.prompts))
+    subject = Subject(backbone, stepper, capacity)
+    copied, multiplied = copy_bandwidth(device), matrix_rate(device, backbone.dtype)
+    lengths = _programs(config.num_blocks)
+    samples = subject.time_programs(lengths, context, work.steps)
+    programs = _program_times(backbone, stepper.name, 1, context, copied, samples)
     blocks = [entry.blocks for entry in programs]
     medians = [entry.us_per_token for entry in programs]
-    prompt, next_turn = subject.time_prompt(0, context), subject.time_prompt(context, NEW_TOKENS)
-    generation, left_out = _compare(subject, stepper.name, context, min(steps, MAX_ANSWER_TOKENS), compare)
+    batch_reason, batches = _time_batches(subject, stepper, lengths, work, copied)
+    generation, left_out = _compare(subject, stepper.name, work)
     return Benchmark(
         model=name,
         shape=config,
@@ -102,18 +145,21 @@ def _measure(name: str, backbone: Backbone, context: int, steps: int, backend: s
         dtype=str(backbone.dtype).removeprefix("torch."),
         backend=stepper.name,
         backend_reason=subject.reason,
+        batch_reason=batch_reason,
         threads=torch.get_num_threads(),
-        batch=1,
         blocks=config.num_blocks,
         context=context,
-        steps=steps,
+        steps=work.steps,
         copy_gigabytes_per_second=round(copied, 1),
+        matrix_teraflops_per_second=round(multiplied, 3),
         saved_per_block_us=round(statistics.linear_regression(blocks, medians).slope, 2),
         linearity=min((entry.saved_share or 0.0 for entry in programs[1:-1]), default=1.0),
         r_squared=round(statistics.correlation(blocks, medians) ** 2, 5),
         programs=programs,
-        prompt=prompt,
-        next_turn=next_turn,
+        batches=batches,
+        prompts=tuple(subject.time_prompt(0, length, multiplied) for length in work.prompts),
+        next_turn=subject.time_prompt(context, NEW_TOKENS, multiplied),
+        engine=_time_engine(subject, stepper, lengths, work),
         generation=generation,
         left_out=left_out,
     )
@@ -125,27 +171,63 @@ def _programs(num_blocks: int) -> list[LayerProgram]:
     return [LayerProgram(tuple(i * num_blocks // n for i in range(n)) if n else (), num_blocks) for n in lengths]
 
 
+def _time_batches(
+    subject: Subject, stepper: Stepper, programs: Sequence[LayerProgram], work: _Work, copied: float
+) -> tuple[str | None, tuple[ProgramTime, ...]]:
+    """What steps several rows, and the times for each number of rows."""
+    if not work.batches:
+        return None, ()
+    backbone = subject.backbone
+    batched = select_batch_stepper(backbone, stepper)
+    times: list[ProgramTime] = []
+    for rows in work.batches:
+        samples = subject.time_batch(batched, rows, programs, work.context, work.steps)
+        times += _program_times(backbone, batched.name, rows, work.context, copied, samples)
+    return batched.reason, tuple(times)
+
+
+def _time_engine(
+    subject: Subject, stepper: Stepper, programs: Sequence[LayerProgram], work: _Work
+) -> tuple[EngineTime, ...]:
+    """The whole engine at half and at full depth."""
+    num_blocks = subject.backbone.config.num_blocks
+    engine = WholeEngine(subject.backbone, stepper, work.context + NEW_TOKENS)
+    return tuple(
+        subject.time_engine(engine, program, work.context, min(work.steps, NEW_TOKENS))
+        for program in programs
+        if program.num_visits in (num_blocks // 2, num_blocks) and program.num_visits
+    )
+
+
 def _program_times(
-    backbone: Backbone, context: int, copied: float, samples: dict[LayerProgram, list[float]]
+    backbone: Backbone,
+    backend: str,
+    batch: int,
+    context: int,
+    copied: float,
+    samples: dict[LayerProgram, Samples],
 ) -> tuple[ProgramTime, ...]:
     shape = backbone.config.shape(backbone.dtype)
-    medians = {program.num_visits: statistics.median(times) for program, times in samples.items()}
+    medians = {program.num_visits: statistics.median(timed.microseconds) for program, timed in samples.items()}
     none, full = medians[0], medians[shape.num_blocks]
     times = []
-    for program, microseconds in samples.items():
+    for program, timed in samples.items():
         median = medians[program.num_visits]
-        deciles = statistics.quantiles(microseconds, n=10, method="inclusive")
-        speed = decode_step_bytes(shape, program.num_visits, context) / median / 1e3
+        deciles = statistics.quantiles(timed.microseconds, n=10, method="inclusive")
+        speed = _step_bytes(shape, program.num_visits, context, batch) / median / 1e3
         skipped = shape.num_blocks - program.num_visits
         saved = (full - median) / skipped if skipped else None
         times.append(
             ProgramTime(
+                backend=backend,
+                batch=batch,
                 blocks=program.num_visits,
                 program=str(program),
+                visits_per_token=timed.visits / len(timed.microseconds) / batch,
                 us_per_token=round(median, 1),
                 us_p10=round(deciles[0], 1),
                 us_p90=round(deciles[-1], 1),
-                tokens_per_second=round(1e6 / median, 1),
+                tokens_per_second=round(1e6 * batch / median, 1),
                 gigabytes_per_second=round(speed, 1),
                 copy_share=round(speed / copied, 4),
                 saved_per_skipped_block_us=None if saved is None else round(saved, 2),
@@ -155,22 +237,27 @@ def _program_times(
     return tuple(times)
 
 
-def _compare(
-    subject: Subject, backend: str, context: int, num_tokens: int, compare: bool | None
-) -> tuple[tuple[GenerationTime, ...], dict[str, str]]:
+def _step_bytes(shape: BackboneShape, num_visits: int, context: int, batch: int) -> int:
+    """Bytes that a step must move: the weights once, the keys and values of every row."""
+    one_row = decode_step_bytes(shape, num_visits, context)
+    weights = decode_step_bytes(shape, num_visits, -1)  # not even the new token's keys and values
+    return weights + batch * (one_row - weights)
+
+
+def _compare(subject: Subject, backend: str, work: _Work) -> tuple[tuple[GenerationTime, ...], dict[str, str]]:
     """This engine's answers and those of transformers, and what was left out for which reason."""
-    is_cuda = subject.backbone.device.type == "cuda"
-    ours, tokens = time_generation(f"layerroute, {backend}", subject.answer(context), num_tokens, None)
+    num_tokens = min(work.steps, MAX_ANSWER_TOKENS)
+    ours, tokens = time_generation(f"layerroute, {backend}", subject.answer(work.context), num_tokens, None)
     caches: dict[str, str | None] = {"transformers, dynamic cache": None, _STATIC: "static"}
-    if not (is_cuda if compare is None else compare):
+    if not work.compare:
         return (ours,), dict.fromkeys(caches, "not asked for: --compare-transformers")
     timed, left_out = [ours], {}
     for name, cache in caches.items():
-        if name == _STATIC and not is_cuda:
+        if name == _STATIC and subject.backbone.device.type != "cuda":
             left_out[name] = "transformers compiles its static cache's step on a GPU only"
             continue
         try:
-            generate = stock_answer(stock_model(subject.backbone), subject.ids(context), cache)
+            generate = stock_answer(stock_model(subject.backbone), subject.ids(work.context), cache)
             timed.append(time_generation(name, generate, num_tokens, tokens)[0])
         except Exception as error:  # a compiler, driver or memory error of another library ends no benchmark of ours
             left_out[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

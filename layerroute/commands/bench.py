@@ -20,8 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--shape", help="time a shape with random weights, such as Qwen2.5-0.5B")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda" or "cuda:N"')
     parser.add_argument("--dtype", default="auto", help='"auto", "float32", "bfloat16" or "float16"')
-    parser.add_argument("--context", type=int, default=512, help="tokens of the prompt, cached before a step")
+    parser.add_argument("--context", type=int, default=512, help="tokens cached before a step")
     parser.add_argument("--steps", type=int, default=200, help="timed steps per program, at least 10")
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="TOKENS",
+        help="lengths of the timed prompts; the context if not given, and on a GPU 8192 too",
+    )
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=(), metavar="ROWS", help="time steps of so many rows, too"
+    )
     parser.add_argument("--backend", default="auto", help='"auto", "hopper", "triton", "graph" or "eager"')
     parser.add_argument(
         "--compare-transformers",
@@ -44,11 +55,14 @@ def run(args: argparse.Namespace) -> int:
             args.dtype,
             args.context,
             args.steps,
+            args.prompts,
+            args.batch,
             args.backend,
             args.compare_transformers,
         )
     console.print(_card(result), markup=False)
     console.print(_programs(result))
+    console.print(_prompts(result))
     console.print(_generation(result))
     for name, reason in result.left_out.items():
         console.print(f"left out: {name} ({reason})", markup=False)
@@ -57,26 +71,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _card(result: "Benchmark") -> str:
-    prompt, turn = result.prompt, result.next_turn
-    return (
+    lines = [
         f"{result.model} on {result.device}, {result.dtype}, {result.threads} CPU threads, "
-        f"torch {result.torch_version}\n"
-        f"backend {result.backend} ({result.backend_reason}); batch {result.batch}, context {result.context}, "
-        f"median of {result.steps} steps, token read back each step\n"
+        f"torch {result.torch_version}",
+        f"backend {result.backend} ({result.backend_reason}); context {result.context}, "
+        f"median of {result.steps} steps, token read back each step",
+        *([f"several rows: {result.batch_reason}"] if result.batch_reason else []),
         f"a block costs {result.saved_per_block_us:.1f} us (line through all programs, R² {result.r_squared:.4f}); "
-        f"a skipped one saves at least {result.linearity:.0%} of an even share\n"
-        f"a plain copy moves {result.copy_gigabytes_per_second:.0f} GB/s, read and written\n"
-        f"a prompt of {prompt.new_tokens} tokens takes {prompt.prefill_ms:.1f} ms, its first token is there after "
-        f"{prompt.first_token_ms:.1f} ms; {turn.new_tokens} tokens after {turn.cached_tokens} cached ones: "
-        f"{turn.prefill_ms:.1f} and {turn.first_token_ms:.1f} ms"
-    )
+        f"a skipped one saves at least {result.linearity:.0%} of an even share",
+        f"a plain copy moves {result.copy_gigabytes_per_second:.0f} GB/s, read and written; "
+        f"a large matrix product runs at {result.matrix_teraflops_per_second:.3g} TFLOP/s",
+        *(
+            f"{entry.blocks} blocks through the whole engine: {entry.us_per_token:.0f} us per token, bare steps "
+            f"{entry.bare_us_per_token:.0f} us, ratio {entry.ratio:.3f}"
+            for entry in result.engine
+        ),
+    ]
+    return "\n".join(lines)
 
 
 def _programs(result: "Benchmark") -> Table:
-    table = _table("blocks", "us per token", "10 % to 90 %", "tokens/s", "GB/s", "of a copy", "saved per block, us")
-    for entry in result.programs:
+    columns = ("rows", "blocks", "us per token", "10 % to 90 %", "tokens/s", "GB/s", "of a copy", "us saved a block")
+    table = _table(*columns)
+    for entry in (*result.programs, *result.batches):
         saved = entry.saved_per_skipped_block_us
         table.add_row(
+            str(entry.batch),
             str(entry.blocks),
             f"{entry.us_per_token:.0f}",
             f"{entry.us_p10:.0f} to {entry.us_p90:.0f}",
@@ -84,6 +104,19 @@ def _programs(result: "Benchmark") -> Table:
             f"{entry.gigabytes_per_second:.0f}",
             f"{entry.copy_share:.0%}",
             "" if saved is None else f"{saved:.1f} ({entry.saved_share:.0%})",
+        )
+    return table
+
+
+def _prompts(result: "Benchmark") -> Table:
+    table = _table("prompt", "cached", "prefill, ms", "of the matrix rate", "first token, ms")
+    for entry in (*result.prompts, result.next_turn):
+        table.add_row(
+            str(entry.new_tokens),
+            str(entry.cached_tokens),
+            f"{entry.prefill_ms:.2f}",
+            f"{entry.matrix_share:.0%}",
+            f"{entry.first_token_ms:.2f}",
         )
     return table
 
