@@ -13,7 +13,7 @@ from qwen2 import load, random_model, save
 from layerroute import benchmark
 from layerroute.backbone.config import read_config
 from layerroute.backbone.model import Backbone
-from layerroute.benchmark import measure, rates, results, stock, suite
+from layerroute.benchmark import answers, measure, rates, results, stock, suite
 from layerroute.benchmark.whole_engine import WholeEngine
 from layerroute.cli import main
 from layerroute.errors import DeviceError, RequestError
@@ -67,8 +67,8 @@ def clock(monkeypatch):
         return clock.now
 
     clock.perf_counter = perf_counter
-    monkeypatch.setattr(measure, "time", clock)
-    monkeypatch.setattr(rates, "time", clock)
+    for module in (answers, measure, rates):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -79,11 +79,12 @@ def test_what_is_timed_is_what_runs(folder, visits):
     result = benchmark.run(str(folder), context=20, steps=STEPS, prompts=[9, 30], batches=[3])
     lengths = [entry.blocks for entry in result.programs]
     assert lengths == [0, 1, 3, 4, 5, 6]
-    answers_of_one, answers = 1 + measure.GENERATION_RUNS, 2 + measure.GENERATION_RUNS  # warm-up, timed, streamed
+    short = 1 + answers.GENERATION_RUNS  # answers of one token: warm-up, timed
+    long = 2 + answers.GENERATION_RUNS  # and streamed
     whole = 1 + measure.ENGINE_RUNS  # each time the bare steps of the answer, too
     depths = 3 + 6  # through the whole engine half and full depth are timed
     prompts = 2 + measure.PROMPT_RUNS
-    per_token = 6 * answers + 2 * whole * depths
+    per_token = 6 * long + 2 * whole * depths
     rows = 1 + 3
     assert visits == {
         (20, 1): rows * sum(lengths) * (STEPS + measure.WARM_UP_STEPS) + per_token,
@@ -92,7 +93,7 @@ def test_what_is_timed_is_what_runs(folder, visits):
         (0, 30): 6 * prompts,
         # Uncached: before the steps of one row, of three and (twice) of the engine, in its first answer, in the other
         # answers, and as the history of the next turn.
-        (0, 20): 6 * (1 + 1 + 2 + 1 + answers_of_one + answers + 1),
+        (0, 20): 6 * (1 + 1 + 2 + 1 + short + long + 1),
         (19, 1): 6 * (2 * whole - 1),  # the whole engine keeps its prompt, but for the token whose logits it needs
         (20, 100): 6 * prompts,
     }
@@ -143,7 +144,7 @@ def test_an_answers_time_is_told_apart_from_its_prompts(clock):
                 on_token()
         return [7] * num_tokens
 
-    timed, tokens = measure.time_generation("ours", generate, 11, [7, 7, 8] + [7] * 8)
+    timed, tokens = answers.time_generation("ours", generate, 11, [7, 7, 8] + [7] * 8)
     assert tokens == [7] * 11
     assert timed == results.GenerationTime("ours", 11, 5000.0, 15000.0, 1363636.4, 1e6, 1e6, 2)
 
@@ -214,7 +215,8 @@ def test_numbers_are_those_of_the_clock(folder, clock, monkeypatch):
             return original(self, *arguments)
 
         monkeypatch.setattr(Backbone, name, ticking)
-    monkeypatch.setattr(rates, "time", time)
+    for module in (answers, rates):
+        monkeypatch.setattr(module, "time", time)
     result = benchmark.run(str(folder), context=20, steps=STEPS, batches=[2, 3])
     shape = read_config(folder).shape(torch.float32)
     keys_of_a_row = 4 * 21 * 2 * 16  # bytes of one visit's keys and values, the new token's included

@@ -1,10 +1,9 @@
-"""Timed work: prompts, decode steps and answers, each as the engine runs it."""
+"""Timed work: prompts and decode steps, each as the engine runs it."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
@@ -13,8 +12,9 @@ from layerroute.backbone.kv_cache import KVCache, Visit, visits_of
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.prompt import select_prompt_runner
 from layerroute.backbone.stepper import Stepper
+from layerroute.benchmark.answers import Generate
 from layerroute.benchmark.rates import wait
-from layerroute.benchmark.results import EngineTime, GenerationTime, PromptTime
+from layerroute.benchmark.results import EngineTime, PromptTime
 from layerroute.benchmark.whole_engine import WholeEngine
 from layerroute.engine.accounting import Meter, Stopwatch
 from layerroute.engine.prefill import Prefill, Prefilled
@@ -26,15 +26,11 @@ from layerroute.program import LayerProgram
 from layerroute.routers.fixed import FullRouter
 
 PROMPT_RUNS = 5
-GENERATION_RUNS = 3
 ENGINE_RUNS = 5
 WARM_UP_STEPS = 5
 
 Step = Callable[[list[int], tuple[Visit, ...]], list[int]]
 """A decode step: from one token of each row to the next ones, read by the host."""
-
-Generate = Callable[[int, Callable[[], None] | None], list[int]]
-"""Answers a prompt with so many tokens, and says when each of them has reached the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,41 +223,3 @@ def causal_flops(shape: BackboneShape, cached: int, new: int) -> int:
     """
     later_keys = new * (new - 1) // 2
     return forward_flops(shape, shape.num_blocks, new, cached, 1) - 4 * shape.num_blocks * shape.query_size * later_keys
-
-
-def time_generation(
-    name: str, generate: Generate, num_tokens: int, expected: list[int] | None
-) -> tuple[GenerationTime, list[int]]:
-    """Time answers of 1 and of `num_tokens` tokens; also returns the longer one.
-
-    Args:
-        name: what generates.
-        generate: returns when the host has the answer.
-        num_tokens: at least 2.
-        expected: tokens to count the equal ones against; None for the answer itself.
-    """
-    generate(1, None)
-    tokens = generate(num_tokens, None)  # both warm up; what is compiled or captured is so now
-    one_ms = statistics.median(_milliseconds(generate, 1) for _ in range(GENERATION_RUNS))
-    all_ms = statistics.median(_milliseconds(generate, num_tokens) for _ in range(GENERATION_RUNS))
-    arrivals: list[float] = []
-    generate(num_tokens, lambda: arrivals.append(time.perf_counter()))
-    gaps = [1e6 * (later - earlier) for earlier, later in pairwise(arrivals)]
-    equal = [token == other for token, other in zip(tokens, expected or tokens, strict=True)]
-    timed = GenerationTime(
-        name=name,
-        tokens=num_tokens,
-        one_token_ms=round(one_ms, 3),
-        all_tokens_ms=round(all_ms, 3),
-        us_per_token_with_prefill=round(1e3 * all_ms / num_tokens, 1),
-        us_per_token=round(1e3 * (all_ms - one_ms) / (num_tokens - 1), 1),
-        us_per_token_streamed=round(statistics.median(gaps), 1),
-        equal_leading_tokens=[*equal, False].index(False),
-    )
-    return timed, tokens
-
-
-def _milliseconds(generate: Generate, num_tokens: int) -> float:
-    started = time.perf_counter()
-    generate(num_tokens, None)
-    return 1e3 * (time.perf_counter() - started)

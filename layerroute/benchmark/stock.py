@@ -14,7 +14,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from layerroute.backbone.config import BackboneConfig
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.weights import BackboneWeights
-from layerroute.benchmark.measure import Generate
+from layerroute.benchmark.answers import Generate
 
 
 def stock_model(backbone: Backbone) -> Any:

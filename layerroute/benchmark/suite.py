@@ -12,7 +12,9 @@ from layerroute.backbone.config import BackboneConfig, read_config, resolve_chec
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.stepper import Stepper, make_stepper, select_stepper
 from layerroute.backbone.weights import load_weights, random_weights
-from layerroute.benchmark.measure import Samples, Subject, time_generation
+from layerroute.benchmark.answers import time_generation
+from layerroute.benchmark.measure import Subject
+from layerroute.benchmark.programs import program_times, programs_of_all_lengths
 from layerroute.benchmark.rates import copy_bandwidth, matrix_rate
 from layerroute.benchmark.results import Benchmark, EngineTime, GenerationTime, ProgramTime
 from layerroute.benchmark.shapes import SHAPES
@@ -20,7 +22,6 @@ from layerroute.benchmark.stock import stock_answer, stock_model
 from layerroute.benchmark.whole_engine import WholeEngine
 from layerroute.engine.loading import resolve_device, resolve_dtype
 from layerroute.errors import DeviceError, RequestError
-from layerroute.flops import BackboneShape, decode_step_bytes
 from layerroute.program import LayerProgram
 
 MIN_STEPS = 10
@@ -129,13 +130,16 @@ def _measure(name: str, backbone: Backbone, stepper: Stepper, work: _Work) -> Be
     capacity = min(config.max_positions, max(1024, 2 * (context + NEW_TOKENS), *work.prompts))
     subject = Subject(backbone, stepper, capacity)
     copied, multiplied = copy_bandwidth(device), matrix_rate(device, backbone.dtype)
-    lengths = _programs(config.num_blocks)
+    lengths = programs_of_all_lengths(config.num_blocks)
     samples = subject.time_programs(lengths, context, work.steps)
-    programs = _program_times(backbone, stepper.name, 1, context, copied, samples)
+    programs = program_times(backbone, stepper.name, 1, context, copied, samples)
     blocks = [entry.blocks for entry in programs]
     medians = [entry.us_per_token for entry in programs]
     batch_reason, batches = _time_batches(subject, stepper, lengths, work, copied)
-    generation, left_out = _compare(subject, stepper.name, work)
+    prompts = tuple(subject.time_prompt(0, length, multiplied) for length in work.prompts)
+    next_turn = subject.time_prompt(context, NEW_TOKENS, multiplied)
+    engine = _time_engine(subject, stepper, lengths, work)
+    generation, left_out = _compare(subject, stepper.name, work)  # last: compilers keep the host busy for a while
     return Benchmark(
         model=name,
         shape=config,
@@ -157,18 +161,12 @@ def _measure(name: str, backbone: Backbone, stepper: Stepper, work: _Work) -> Be
         r_squared=round(statistics.correlation(blocks, medians) ** 2, 5),
         programs=programs,
         batches=batches,
-        prompts=tuple(subject.time_prompt(0, length, multiplied) for length in work.prompts),
-        next_turn=subject.time_prompt(context, NEW_TOKENS, multiplied),
-        engine=_time_engine(subject, stepper, lengths, work),
+        prompts=prompts,
+        next_turn=next_turn,
+        engine=engine,
         generation=generation,
         left_out=left_out,
     )
-
-
-def _programs(num_blocks: int) -> list[LayerProgram]:
-    """Programs of all lengths that matter, their blocks spread evenly."""
-    lengths = sorted({0, num_blocks // 4, num_blocks // 2, 3 * num_blocks // 4, num_blocks - 1, num_blocks})
-    return [LayerProgram(tuple(i * num_blocks // n for i in range(n)) if n else (), num_blocks) for n in lengths]
 
 
 def _time_batches(
@@ -182,7 +180,7 @@ def _time_batches(
     times: list[ProgramTime] = []
     for rows in work.batches:
         samples = subject.time_batch(batched, rows, programs, work.context, work.steps)
-        times += _program_times(backbone, batched.name, rows, work.context, copied, samples)
+        times += program_times(backbone, batched.name, rows, work.context, copied, samples)
     return batched.reason, tuple(times)
 
 
@@ -197,51 +195,6 @@ def _time_engine(
         for program in programs
         if program.num_visits in (num_blocks // 2, num_blocks) and program.num_visits
     )
-
-
-def _program_times(
-    backbone: Backbone,
-    backend: str,
-    batch: int,
-    context: int,
-    copied: float,
-    samples: dict[LayerProgram, Samples],
-) -> tuple[ProgramTime, ...]:
-    shape = backbone.config.shape(backbone.dtype)
-    medians = {program.num_visits: statistics.median(timed.microseconds) for program, timed in samples.items()}
-    none, full = medians[0], medians[shape.num_blocks]
-    times = []
-    for program, timed in samples.items():
-        median = medians[program.num_visits]
-        deciles = statistics.quantiles(timed.microseconds, n=10, method="inclusive")
-        speed = _step_bytes(shape, program.num_visits, context, batch) / median / 1e3
-        skipped = shape.num_blocks - program.num_visits
-        saved = (full - median) / skipped if skipped else None
-        times.append(
-            ProgramTime(
-                backend=backend,
-                batch=batch,
-                blocks=program.num_visits,
-                program=str(program),
-                visits_per_token=timed.visits / len(timed.microseconds) / batch,
-                us_per_token=round(median, 1),
-                us_p10=round(deciles[0], 1),
-                us_p90=round(deciles[-1], 1),
-                tokens_per_second=round(1e6 * batch / median, 1),
-                gigabytes_per_second=round(speed, 1),
-                copy_share=round(speed / copied, 4),
-                saved_per_skipped_block_us=None if saved is None else round(saved, 2),
-                saved_share=None if saved is None else round(saved * shape.num_blocks / (full - none), 3),
-            )
-        )
-    return tuple(times)
-
-
-def _step_bytes(shape: BackboneShape, num_visits: int, context: int, batch: int) -> int:
-    """Bytes that a step must move: the weights once, the keys and values of every row."""
-    one_row = decode_step_bytes(shape, num_visits, context)
-    weights = decode_step_bytes(shape, num_visits, -1)  # not even the new token's keys and values
-    return weights + batch * (one_row - weights)
 
 
 def _compare(subject: Subject, backend: str, work: _Work) -> tuple[tuple[GenerationTime, ...], dict[str, str]]:
