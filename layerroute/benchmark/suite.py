@@ -64,8 +64,8 @@ def run(
         shape: one of `SHAPES`.
         device, dtype: as the engine names them.
         context: cached tokens before a step, and cached tokens of the next turn.
-        steps: timed steps per program; as many tokens, but at most 64, are generated beside transformers, and at most
-            100 through the whole engine.
+        steps: timed steps per program; as many tokens, but at most 64, are generated through the whole engine and
+            beside transformers.
         prompts: lengths of uncached prompts; empty for `context`, and on a GPU also 8,192 where the window holds it.
         batches: numbers of rows to time steps of, too.
         backend: "auto" for the one that the engine would use, or the name of one.
@@ -191,7 +191,7 @@ def _time_engine(
     num_blocks = subject.backbone.config.num_blocks
     engine = WholeEngine(subject.backbone, stepper, work.context + NEW_TOKENS)
     return tuple(
-        subject.time_engine(engine, program, work.context, min(work.steps, NEW_TOKENS))
+        subject.time_engine(engine, program, work.context, min(work.steps, MAX_ANSWER_TOKENS))
         for program in programs
         if program.num_visits in (num_blocks // 2, num_blocks) and program.num_visits
     )
