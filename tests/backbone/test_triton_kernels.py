@@ -3,13 +3,11 @@
 `TRITON_INTERPRET` must be set before Triton is first imported, which other tests may have done: a process of its own.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from interpreter import interpreted, pass_under_the_interpreter
 from qwen2 import load, random_model, save
 
 from layerroute.backbone.kv_cache import Visit, visits_of
@@ -20,8 +18,6 @@ from layerroute.program import LayerProgram
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_under_the_interpreter starts")
 
 SMALL = {
     "groups of 1": {"num_attention_heads": 2, "num_key_value_heads": 2},
@@ -32,13 +28,7 @@ PROGRAMS = [(0, 1, 2), (0, 2), (2, 0), (1, 1, 2, 1), ()]
 
 
 def test_under_the_interpreter():
-    if INTERPRETED:
-        pytest.skip("already there")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    assert "passed" in run.stdout
+    pass_under_the_interpreter(__file__)
 
 
 def backends(folder, splits=4, **changes):

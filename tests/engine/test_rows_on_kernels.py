@@ -1,12 +1,10 @@
 """Rows over the kernels for several rows, under Triton's interpreter: a process of its own, as in test_triton_batch."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
+from interpreter import interpreted, pass_under_the_interpreter
 from qwen2 import random_model, save
 
 from layerroute.backbone.triton_batch import TritonBatchStepper
@@ -17,7 +15,6 @@ from layerroute.engine.request import GenerationRequest, OutputConstraint, Sampl
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TOOL = ToolSpec("f", json.dumps({"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}))
 REQUESTS = (
     GenerationRequest((20, 21, 22, 23), max_tokens=5),
@@ -28,16 +25,10 @@ REQUESTS = (
 
 
 def test_under_the_interpreter():
-    if INTERPRETED:
-        pytest.skip("already there")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    assert "passed" in run.stdout
+    pass_under_the_interpreter(__file__)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_under_the_interpreter starts")
+@interpreted
 @pytest.mark.filterwarnings("ignore:divide by zero")  # an empty split has a weight of zero
 def test_answers_are_those_of_single_rows(tmp_path, tokenizer):
     model = random_model(seed=4, vocab_size=len(tokenizer), num_hidden_layers=2, tie_word_embeddings=False)
