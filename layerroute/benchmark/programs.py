@@ -51,7 +51,7 @@ def program_times(
                 us_p10=round(deciles[0], 1),
                 us_p90=round(deciles[-1], 1),
                 tokens_per_second=round(1e6 * batch / median, 1),
-                gigabytes_per_second=round(speed, 1),
+                gigabytes_per_second=round(speed, 3),
                 copy_share=round(speed / copied, 4),
                 saved_per_skipped_block_us=None if saved is None else round(saved, 2),
                 saved_share=None if saved is None else round(saved * shape.num_blocks / (full - none), 3),

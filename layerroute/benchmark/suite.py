@@ -154,7 +154,7 @@ def _measure(name: str, backbone: Backbone, stepper: Stepper, work: _Work) -> Be
         blocks=config.num_blocks,
         context=context,
         steps=work.steps,
-        copy_gigabytes_per_second=round(copied, 1),
+        copy_gigabytes_per_second=round(copied, 3),
         matrix_teraflops_per_second=round(multiplied, 3),
         saved_per_block_us=round(statistics.linear_regression(blocks, medians).slope, 2),
         linearity=min((entry.saved_share or 0.0 for entry in programs[1:-1]), default=1.0),

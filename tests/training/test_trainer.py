@@ -24,6 +24,7 @@ from layerroute_training.errors import CheckpointError, CorpusError
 from layerroute_training.evaluation.report import EvaluationReport
 from layerroute_training.objectives import Constrained
 from layerroute_training.optimizer import ClippedAdamW
+from layerroute_training.recipes import default
 from layerroute_training.run import train
 
 
@@ -108,7 +109,8 @@ def test_metrics_of_every_update(out, data, folder):
     batches = StepBatches(data.train, 2, {}, 0)
     counted = np.cumsum([data.train.lengths[batches[index]].sum() for index in range(12)])[1::2]
     assert [record["tokens"] for record in records] == counted.tolist()  # without padding
-    assert [record["lora_rate"] for record in records][:2] == [5e-4, 1e-3]
+    peak = default().schedule.lora_rate
+    assert [record["lora_rate"] for record in records][:2] == [peak / 2, peak]
 
 
 def test_throughput_is_reported_after_the_warm_up(folder, data, tmp_path):
