@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -12,12 +13,16 @@ from layerroute.backbone.stepper import Stepper
 from layerroute.engine.generation import Generation
 from layerroute.engine.request import GenerationRequest
 from layerroute.engine.runner import Runner, Vocabulary
+from layerroute.errors import LayerRouteError
 from layerroute.program import LayerProgram
 from layerroute.report import StepReport
 
 
 class WholeEngine:
-    """The engine's runner on a thread of its own, as the engine has it; its reader is the caller.
+    """The engine's runner, and its reader on another thread, as the engine has them.
+
+    It is the runner that stays with the caller, whose thread the bare steps beside it run on, too: a second thread that
+    computes would have OpenMP's threads a second time, and on few cores both would be several times slower.
 
     Args:
         backbone: the model; stepper: how its decode steps run.
@@ -33,10 +38,16 @@ class WholeEngine:
         """A greedy answer under a program: when the text of each token reached the reader (seconds), and the report."""
         request = GenerationRequest(ids, num_tokens, program=str(program))
         generation = Generation(request)
-        thread = threading.Thread(target=self._run, args=(request, generation), daemon=True)
-        thread.start()
-        arrivals = [time.perf_counter() for _ in generation]
-        thread.join()
+        arrivals: list[float] = []
+
+        def read() -> None:
+            with suppress(LayerRouteError):  # `result` raises it again
+                arrivals.extend(time.perf_counter() for _ in generation)
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        self._run(request, generation)
+        reader.join()
         return arrivals, generation.result().report
 
     def _run(self, request: GenerationRequest, generation: Generation) -> None:
