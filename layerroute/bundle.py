@@ -28,6 +28,9 @@ from layerroute.flops import BackboneShape
 from layerroute.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraModule, parse_adapter, serialise_adapter
 from layerroute.report import Scope
 
+GateReads = Literal["own_block", "last_block"]
+"""The block whose entering states a gate reads: its own, or the last one, for which the prompt has to run first."""
+
 FORMAT = 1
 ROUTING = "routing.json"
 ROUTERS = "routers.safetensors"
@@ -51,6 +54,7 @@ class RoutingMetadata(_Frozen):
 
     Attributes:
         evidence: what the gates read of the prompt's states: the last token's, or the mean over prompt tokens.
+        reads: the block whose entering states a gate reads: its own, or the last one for all gates.
         normalise: whether a state is divided by its root mean square first.
         always_run: blocks that run whatever their gate says.
         scope: tokens that the program governed in training.
@@ -62,6 +66,7 @@ class RoutingMetadata(_Frozen):
     num_blocks: int
     hidden_size: int
     evidence: Literal["last", "mean"]
+    reads: GateReads = "own_block"
     normalise: bool
     always_run: tuple[int, ...]
     scope: Scope
@@ -120,6 +125,7 @@ def save_bundle(
     kind_weight_D: Tensor,
     kind_bias: Tensor,
     evidence: Literal["last", "mean"],
+    reads: GateReads = "own_block",
     normalise: bool,
     always_run: tuple[int, ...],
     scope: Scope,
@@ -154,6 +160,7 @@ def save_bundle(
         num_blocks=num_blocks,
         hidden_size=hidden_size,
         evidence=evidence,
+        reads=reads,
         normalise=normalise,
         always_run=tuple(sorted(always_run)),
         scope=scope,

@@ -84,7 +84,7 @@ class GateRouter:
         return self._metadata.evidence
 
     def decide(self, prompt: PromptEvidence) -> RoutingDecision:
-        """Decide which blocks generated tokens visit, from the states that enter each block of the full-depth prompt.
+        """Decide which blocks generated tokens visit, from the states that enter the blocks of the full-depth prompt.
 
         Raises:
             RouterError: the states are missing or not of the bundle's shape.
@@ -92,7 +92,8 @@ class GateRouter:
         if prompt.states_LD is None or prompt.states_LD.shape != self._gates_weight_LD.shape:
             raise RouterError(f"the gates need prompt states of shape {tuple(self._gates_weight_LD.shape)}")
         states_LD = prompt.states_LD.double().cpu()
-        logits_L = linear_logits(self._gates_weight_LD, self._gates_bias_L, states_LD, self._metadata.normalise)
+        read_LD = states_LD if self._metadata.reads == "own_block" else states_LD[-1:]
+        logits_L = linear_logits(self._gates_weight_LD, self._gates_bias_L, read_LD, self._metadata.normalise)
         probabilities = torch.sigmoid(logits_L).tolist()
         for block in self._metadata.always_run:
             probabilities[block] = 1.0
@@ -107,7 +108,16 @@ class GateRouter:
         )
 
     def run_probability(self, block: int, state_D: Tensor) -> float:
-        """Probability of running `block`, from the reduced prompt state that enters it; 1 if it always runs."""
+        """Probability of running `block`, from the reduced prompt state that enters it; 1 if it always runs.
+
+        Raises:
+            RouterError: gates that read the state before the last block cannot decide before the prompt has run.
+        """
+        if self._metadata.reads != "own_block":
+            raise RouterError(
+                "the gates of this bundle read the prompt's state before the last block and cannot decide block by "
+                "block, as scope 'sequence' needs: use scope='generation', or train with routers.reads=own_block"
+            )
         if block in self._metadata.always_run:
             return 1.0
         weight_D, bias = self._gates_weight_LD[block], self._gates_bias_L[block]

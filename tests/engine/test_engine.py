@@ -29,15 +29,16 @@ def folder(tmp_path_factory, tokenizer):
     path = tmp_path_factory.mktemp("backbone")
     save(random_model(seed=3, vocab_size=len(tokenizer), max_position_embeddings=512), path)
     tokenizer.save_pretrained(path)
-    for evidence in ("last", "mean"):
+    for evidence, reads in (("last", "own_block"), ("mean", "own_block"), ("last", "last_block")):
         torch.manual_seed(7)
         save_bundle(
-            path.parent / f"{path.name}-{evidence}",
+            path.parent / f"{path.name}-{evidence}-{reads}",
             gates_weight_LD=torch.randn(L, 32),
             gates_bias_L=torch.zeros(L),
             kind_weight_D=torch.randn(32),
             kind_bias=torch.zeros(1),
             evidence=evidence,
+            reads=reads,
             normalise=True,
             always_run=(0,),
             scope="generation",
@@ -51,8 +52,8 @@ def engine(folder):
     return Engine(EngineConfig(model=str(folder)))
 
 
-def bundle_of(folder, evidence):
-    return str(folder.parent / f"{folder.name}-{evidence}")
+def bundle_of(folder, evidence, reads="own_block"):
+    return str(folder.parent / f"{folder.name}-{evidence}-{reads}")
 
 
 def answer(engine, ids=PROMPT, **options):
@@ -140,11 +141,26 @@ def test_conversations_that_part_do_not_disturb_each_other(engine, folder):
     assert got.report.cached_tokens >= len(stem)
 
 
-@pytest.mark.parametrize("evidence", ["last", "mean"])
-@pytest.mark.parametrize("scope", ["generation", "sequence"])
-def test_gates_decide_from_the_prompt_alone(folder, evidence, scope):
+def test_gates_that_read_the_last_block_cannot_serve_sequence_scope(folder):
+    engine = Engine(EngineConfig(model=str(folder), adapter=bundle_of(folder, "last", "last_block")))
+    with pytest.raises(RouterError, match="use scope='generation'"):
+        answer(engine, scope="sequence")
+    assert answer(engine, scope="sequence", router="full").token_ids, "the engine goes on"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reads", "scope"),
+    [
+        ("last", "own_block", "generation"),
+        ("last", "own_block", "sequence"),
+        ("mean", "own_block", "generation"),
+        ("mean", "own_block", "sequence"),
+        ("last", "last_block", "generation"),
+    ],
+)
+def test_gates_decide_from_the_prompt_alone(folder, evidence, reads, scope):
     """Same prompt, same decision: cached or not, whatever is asked of the answer; and it is one per step."""
-    config = EngineConfig(model=str(folder), adapter=bundle_of(folder, evidence))
+    config = EngineConfig(model=str(folder), adapter=bundle_of(folder, evidence, reads))
     engine = Engine(config)
     first = answer(engine, scope=scope).report
     assert first.router == "gates"

@@ -80,6 +80,19 @@ def test_asking_block_by_block_gives_the_same_gates(tmp_path_factory, seed, norm
     assert router.tool_call_probability(states(seed + 1)[-1]) == decision.tool_call_probability
 
 
+def test_gates_that_read_the_last_block_share_its_state_and_refuse_to_go_block_by_block(tmp_path):
+    """Their logits are those of the formula at the state before the last block; nothing earlier counts."""
+    own, last = (make_bundle(tmp_path, reads=reads) for reads in ("own_block", "last_block"))
+    evidence = prompt()
+    same_everywhere = PromptEvidence(5, 0, states()[-1:].expand(NUM_BLOCKS, HIDDEN))
+    decision = GateRouter(last).decide(evidence)
+    assert decision == GateRouter(own).decide(same_everywhere)
+    assert decision != GateRouter(own).decide(evidence)
+    for block in (0, 1):
+        with pytest.raises(RouterError, match=r"use scope='generation', or train with routers\.reads=own_block"):
+            GateRouter(last).run_probability(block, states()[block])
+
+
 def test_a_tie_skips_and_the_reason_names_the_kind(tmp_path):
     bundle = make_bundle(tmp_path)
     for tensor in (bundle.gates_weight_LD, bundle.gates_bias_L, bundle.kind_weight_D):

@@ -36,7 +36,7 @@ def made_steps(count=40, seed=0, calls=None, answers=(1, 20), prompts=(4, 40)):
 def made_model(scope="generation", always_run=(0,), run_bias=0.3, seed=0, **changes):
     """A model with gates that differ from step to step and a LoRA that changes the weights."""
     config = TrainConfig(
-        routers=RouterConfig(scope=scope, always_run=always_run, run_bias=run_bias),
+        routers=RouterConfig(scope=scope, reads="own_block", always_run=always_run, run_bias=run_bias),
         lora=LoraConfig(dropout=0.5),
         objective=ConstrainedObjective(),
     )

@@ -12,14 +12,23 @@ PAPER = TrainConfig(
     objective=PaperObjective(),
     lora=LoraConfig(dropout=0.05),
     routers=RouterConfig(
-        scope="sequence", pooling="padded", normalise=False, run_bias=1, band_bias=-1, always_run=(), noise=False
+        scope="sequence",
+        pooling="padded",
+        reads="own_block",
+        normalise=False,
+        run_bias=1,
+        band_bias=-1,
+        always_run=(),
+        noise=False,
     ),
 )
+FORMS = (("generation", "last_block"), ("generation", "own_block"), ("sequence", "own_block"))
+"""Scopes, and what gates may read in them."""
 
 
-def routed(scope="generation", pooling="last", dtype=torch.float32, **changes):
+def routed(scope="generation", pooling="last", dtype=torch.float32, reads="own_block", **changes):
     """A small model whose gates differ from step to step and whose LoRA changes the weights."""
-    config = TrainConfig(routers=RouterConfig(scope=scope, pooling=pooling), **changes)
+    config = TrainConfig(routers=RouterConfig(scope=scope, pooling=pooling, reads=reads), **changes)
     model = RoutedModel(random_model(num_hidden_layers=BLOCKS).to(dtype), config).eval()
     return trained(model)
 

@@ -7,8 +7,9 @@ import torch
 from qwen2 import random_model
 from torch.nn import functional as F
 
-from layerroute_training.config import LoraConfig, PaperObjective, RouterConfig, TrainConfig
+from layerroute_training.config import LoraConfig, PaperObjective, TrainConfig
 from layerroute_training.published import opened_gates, published_perplexity
+from layerroute_training.recipes import paper
 from layerroute_training.routed_model import RoutedModel
 
 MEAN_GATE = 0.68  # of the published gated pass
@@ -16,8 +17,7 @@ FULL, GATED = 1 / (1 + math.exp(-10)), MEAN_GATE
 
 
 def paper_model(biases_L):
-    routers = RouterConfig(scope="sequence", pooling="padded", normalise=False, always_run=(), noise=False)
-    config = TrainConfig(objective=PaperObjective(), routers=routers, lora=LoraConfig(dropout=0.05))
+    config = TrainConfig(objective=PaperObjective(), routers=paper().routers, lora=LoraConfig(dropout=0.05))
     model = RoutedModel(random_model(), config).eval()
     with torch.no_grad():
         model.gates_bias_L.copy_(torch.as_tensor(biases_L))

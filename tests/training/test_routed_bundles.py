@@ -25,11 +25,18 @@ from layerroute_training.rows import ConversationEncoder, answer_header, answer_
 from layerroute_training.scoring import scored_tokens
 
 
-@pytest.mark.parametrize("targets", [("q_proj", "k_proj", "v_proj", "o_proj"), ("q_proj", "down_proj"), ()])
-def test_a_bundle_gives_the_model_back(tmp_path, targets):
+@pytest.mark.parametrize(
+    ("targets", "scope", "reads"),
+    [
+        (("q_proj", "k_proj", "v_proj", "o_proj"), "sequence", "own_block"),
+        (("q_proj", "down_proj"), "generation", "last_block"),
+        ((), "generation", "own_block"),
+    ],
+)
+def test_a_bundle_gives_the_model_back(tmp_path, targets, scope, reads):
     folder = save(random_model(), tmp_path / "backbone")
     config = TrainConfig(
-        routers=RouterConfig(scope="sequence", pooling="mean", always_run=(0, 3)),
+        routers=RouterConfig(scope=scope, pooling="mean", reads=reads, always_run=(0, 3)),
         lora=LoraConfig(rank=3, alpha=4, targets=targets),
         precision="float32",
     )
@@ -46,7 +53,7 @@ def test_a_bundle_gives_the_model_back(tmp_path, targets):
     with again.bare():
         pass
     assert not again.trainable(), "a frozen model stays frozen"
-    assert again.routers.always_run == (0, 3)
+    assert (again.routers.always_run, again.routers.reads) == ((0, 3), reads)
     assert load_bundle(tmp_path / "bundle").metadata.training == {"seed": 3}
     if targets:
         with torch.no_grad():

@@ -8,12 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen2 import random_model, save
-from small_routed import BLOCKS, PAPER, SCOPES, VOCABULARY, batch, routed
+from small_routed import BLOCKS, FORMS, PAPER, SCOPES, VOCABULARY, batch, routed
 from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from layerroute.errors import RouterError, UnsupportedArchitectureError, WeightsError
-from layerroute_training.config import LoraConfig, PaperObjective, RouterConfig, StaticObjective, TrainConfig
+from layerroute_training.config import (
+    LoraConfig,
+    PaperObjective,
+    RouterConfig,
+    StaticObjective,
+    TrainConfig,
+    override,
+)
 from layerroute_training.errors import ConfigError
 from layerroute_training.routed_model import RoutedModel
 from layerroute_training.scoring import scored_tokens, token_nll
@@ -91,9 +98,10 @@ def test_only_the_paper_bends_states_to_please_gates(detached):
     assert "gates_weight_LD" in reached
 
 
-def test_the_straight_through_gradient_is_the_gates_own():
+@pytest.mark.parametrize(("scope", "reads"), FORMS)
+def test_the_straight_through_gradient_is_the_gates_own(scope, reads):
     """The gradient that a hard gate g gets is dL/dg at the hard forward, times the sigmoid's slope."""
-    model = routed(scope="sequence")
+    model = routed(scope, reads=reads)
     tokens_BT, prompts_B, ends_B = batch([(9, 5)])
     out = model(tokens_BT, prompts_B, ends_B)
     out.nll_A.sum().backward()
@@ -142,11 +150,10 @@ def test_bare_is_the_base_model_and_ends():
 
 
 @quick
-@given(
-    shapes=steps, padding=st.integers(0, 9), scope=st.sampled_from(SCOPES), pooling=st.sampled_from(["last", "mean"])
-)
-def test_padding_and_other_rows_change_nothing(shapes, padding, scope, pooling):
-    model = routed(scope, pooling)
+@given(shapes=steps, padding=st.integers(0, 9), form=st.sampled_from(FORMS), pooling=st.sampled_from(["last", "mean"]))
+def test_padding_and_other_rows_change_nothing(shapes, padding, form, pooling):
+    scope, reads = form
+    model = routed(scope, pooling, reads=reads)
     width = max(p + a for p, a in shapes) + padding
     with torch.no_grad():
         together = model(*batch(shapes, width, seed=7))
@@ -158,17 +165,44 @@ def test_padding_and_other_rows_change_nothing(shapes, padding, scope, pooling):
 
 
 @quick
-@given(prompt=st.integers(1, 12), answer=st.integers(2, 6), scope=st.sampled_from(SCOPES), seed=st.integers(0, 99))
-def test_the_answer_decides_nothing(prompt, answer, scope, seed):
+@given(prompt=st.integers(1, 12), answer=st.integers(2, 6), form=st.sampled_from(FORMS), seed=st.integers(0, 99))
+def test_the_answer_decides_nothing(prompt, answer, form, seed):
+    scope, reads = form
     tokens_BT, prompts_B, ends_B = batch([(prompt, answer)])
     other_BT = tokens_BT.clone()
     other_BT[:, prompt:] = torch.randint(VOCABULARY, (1, answer), generator=torch.Generator().manual_seed(seed))
     for pooling in ("last", "mean"):
-        model = routed(scope, pooling)
+        model = routed(scope, pooling, reads=reads)
         with torch.no_grad():
             one, other = (model(tokens, prompts_B, ends_B) for tokens in (tokens_BT, other_BT))
         assert torch.equal(one.soft_BL, other.soft_BL)
         assert torch.equal(one.kind_logit_B, other.kind_logit_B)
+
+
+def test_gates_that_decide_at_once_read_the_prompt_at_full_depth():
+    """All logits come from one state per prompt, the one before the last block, whatever program the answer takes."""
+    model = routed(reads="last_block")
+    inputs = batch([(9, 5), (3, 6)])
+    with torch.no_grad():
+        model.gates_weight_LD[1:] = model.gates_weight_LD[1]
+        model.gates_bias_L[1:] = model.gates_bias_L[1]
+        model.kind_weight_D.copy_(model.gates_weight_LD[1])
+        model.kind_bias.copy_(model.gates_bias_L[1:2])
+        out = model(*inputs)
+        shorter = model(*inputs, run_BL=torch.tensor([[1.0, 0, 0, 1, 0, 1]] * 2))
+    expected_BL = torch.sigmoid(out.kind_logit_B)[:, None].expand(2, BLOCKS - 1)
+    assert torch.allclose(out.soft_BL[:, 1:], expected_BL, atol=1e-6)
+    assert torch.allclose(shorter.soft_BL, out.soft_BL, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [("routers.scope=sequence", "scope 'sequence'"), ('objective={"name": "paper"}', "paper's objective")],
+)
+def test_gates_cannot_read_what_is_not_there_yet(setting, why):
+    with pytest.raises(ConfigError, match=f"{why}.*routers.reads=own_block"):
+        override(TrainConfig(), [setting])
+    assert override(TrainConfig(), [setting, "routers.reads=own_block"]).routers.reads == "own_block"
 
 
 def test_the_papers_padded_pooling_reads_everything_in_training_only():

@@ -5,10 +5,11 @@ Unknown keys are errors. `override` applies `--set key=value` pairs.
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from layerroute.bundle import GateReads
 from layerroute.report import Scope
 from layerroute_training.errors import ConfigError
 
@@ -76,6 +77,8 @@ class RouterConfig(_Config):
         scope: tokens that a program governs.
         pooling: what a gate reads of the states that enter its block: the last prompt token, the mean over the prompt,
             or "padded", the paper's mean over the whole padded row, answer and padding included (arXiv 2606.01838).
+        reads: the block whose entering state a gate reads: its own, as the paper has it, or the last one, which has
+            seen the prompt at full depth. In `sequence` scope only its own is known when a gate has to decide.
         normalise: divide the state by its root mean square.
         run_bias: logit of running a block at the start.
         band_bias: logit of the middle blocks 8 to 16 (of 24, scaled to others) at the start, or None for `run_bias`.
@@ -85,12 +88,21 @@ class RouterConfig(_Config):
 
     scope: Scope = "generation"
     pooling: Pooling = "last"
+    reads: GateReads = "last_block"
     normalise: bool = True
     run_bias: float = 1.5
     band_bias: float | None = None
     always_run: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     noise: bool = True
     quiet_from: Share = 0.4
+
+    @model_validator(mode="after")
+    def _check_reads(self) -> Self:
+        if self.scope == "sequence" and self.reads == "last_block":
+            raise ValueError(
+                "in scope 'sequence' a gate decides before the last block has run: set routers.reads=own_block too"
+            )
+        return self
 
 
 class SkipTarget(_Config):
@@ -190,6 +202,14 @@ class TrainConfig(_Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every: PositiveInt = 200
     log_every: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _check_gates(self) -> Self:
+        if isinstance(self.objective, PaperObjective) and self.routers.reads == "last_block":
+            raise ValueError(
+                "the paper's objective trains the states that gates read on the way: set routers.reads=own_block too"
+            )
+        return self
 
 
 def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:

@@ -49,6 +49,7 @@ def save_routed(
         kind_weight_D=model.kind_weight_D,
         kind_bias=model.kind_bias,
         evidence="last" if model.routers.pooling == "last" else "mean",  # "padded" exists in training only
+        reads=model.routers.reads,
         normalise=model.routers.normalise,
         always_run=model.routers.always_run,
         scope=model.routers.scope,
@@ -78,6 +79,7 @@ def load_routed(bundle_folder: Path, backbone_folder: Path, precision: str = "au
     routers = RouterConfig(
         scope=metadata.scope,
         pooling=metadata.evidence,
+        reads=metadata.reads,
         normalise=metadata.normalise,
         always_run=metadata.always_run,
     )

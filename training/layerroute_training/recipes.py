@@ -71,6 +71,7 @@ def paper(data: Sequence[str] = ()) -> TrainConfig:
         routers=RouterConfig(
             scope="sequence",
             pooling="padded",
+            reads="own_block",
             normalise=False,
             run_bias=1.0,
             band_bias=-1.0,

@@ -1,8 +1,8 @@
 """RoutedModel: a frozen Qwen2 of transformers with LoRA and gates, and the forward pass that trains and measures them.
 
-The loop over the blocks is ours, the blocks are transformers' decoder layers: a gate reads the state that enters its
-block and decides whether the tokens in its scope take it. Rows are padded on the right and attention is causal without
-a mask, so padding reaches no real token.
+The loop over the blocks is ours, the blocks are transformers' decoder layers. A gate reads the prompt's state before
+its own block, or before the last one, and decides whether the tokens in its scope take its block. Rows are padded on
+the right and attention is causal without a mask, so padding reaches no real token.
 
 Shape suffixes: B steps of a batch, T tokens, A scored tokens, L blocks, D hidden, H head size.
 """
@@ -10,7 +10,7 @@ Shape suffixes: B steps of a batch, T tokens, A scored tokens, L blocks, D hidde
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -160,23 +160,43 @@ class RoutedModel(nn.Module):
         positions_T = torch.arange(T, device=tokens_BT.device)
         cos_1TH, sin_1TH = model.rotary_emb(hidden_BTD, positions_T[None])
         governed_BT = (positions_T >= prompt_lengths_B[:, None]) | (self.routers.scope == "sequence")
-        run_block = _compiled_block() if hidden_BTD.is_cuda else _run_block
+        run_layer = partial(_compiled_block() if hidden_BTD.is_cuda else _run_block, cos_1TH=cos_1TH, sin_1TH=sin_1TH)
+        at_once = self.routers.reads == "last_block"
+        given_BL = run_BL
+        if at_once and run_BL is None:
+            states_BD = self._read(self._before_last_block(hidden_BTD, run_layer), prompt_lengths_B)
+            soft_BL, given_BL = self._decide(states_BD, noise_BL, slice(None))
         soft, run = [], []
         for block, layer in enumerate(model.layers):
             read_BD = self._read(hidden_BTD, prompt_lengths_B)
-            logit_B = linear_logits(
-                self.gates_weight_LD[block], self.gates_bias_L[block], read_BD, self.routers.normalise
-            )
-            soft_B, run_B = self._decide(block, logit_B if noise_BL is None else logit_B + noise_BL[:, block])
-            soft.append(soft_B)
-            run.append(run_B if run_BL is None else run_BL[:, block].float())
-            hidden_BTD = run_block(layer, hidden_BTD, cos_1TH, sin_1TH, governed_BT, run[-1])
+            if not at_once:
+                soft_B1, run_B1 = self._decide(read_BD, noise_BL, slice(block, block + 1))
+                soft.append(soft_B1)
+            run.append(run_B1[:, 0] if given_BL is None else given_BL[:, block].float())
+            hidden_BTD = run_layer(layer, hidden_BTD, governed_BT=governed_BT, run_B=run[-1])
+        if not at_once:
+            soft_BL = torch.cat(soft, 1)
+        elif run_BL is not None:  # a program changes nothing that the prompt's tokens see: these are its states
+            soft_BL, _ = self._decide(read_BD, noise_BL, slice(None))
         kind_logit_B = linear_logits(self.kind_weight_D, self.kind_bias, read_BD, self.routers.normalise)
         states_AD = model.norm(hidden_BTD.flatten(0, 1).index_select(0, scored_at_A))
         targets_A = tokens_BT.flatten().index_select(0, scored_at_A + 1)
         nll_A = token_nll(states_AD, targets_A, self.backbone.lm_head.weight)
         step_A = scored_at_A // T
-        return RoutedOutput(nll_A, step_A, torch.stack(run, 1), torch.stack(soft, 1), kind_logit_B)
+        return RoutedOutput(nll_A, step_A, torch.stack(run, 1), soft_BL, kind_logit_B)
+
+    @torch.no_grad()
+    def _before_last_block(self, hidden_BTD: Tensor, run_layer: Callable[..., Tensor]) -> Tensor:
+        """States that enter the last block where every token takes every block: what gates read to decide at once.
+
+        They are the prompt's only; its tokens do not see the answer's. No gradient is lost: gates read states detached.
+        """
+        rows, length = hidden_BTD.shape[:2]
+        nowhere_BT = torch.zeros(rows, length, dtype=torch.bool, device=hidden_BTD.device)
+        ones_B = torch.ones(rows, device=hidden_BTD.device)
+        for layer in self.backbone.model.layers[:-1]:
+            hidden_BTD = run_layer(layer, hidden_BTD, governed_BT=nowhere_BT, run_B=ones_B)
+        return hidden_BTD
 
     def _read(self, hidden_BTD: Tensor, prompt_lengths_B: Tensor) -> Tensor:
         """What the gate of a block reads of the states that enter it, float32 [B, D]."""
@@ -191,12 +211,19 @@ class RoutedModel(nn.Module):
             else pool_states(hidden_BTD, prompt_lengths_B, "mean")
         )
 
-    def _decide(self, block: int, logit_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Probability and decision [B] of running a block. Straight through: hard forward, the sigmoid's gradient."""
-        choice = self._has_choice_L[block]
-        soft_B = torch.sigmoid(logit_B) * choice + (1 - choice)
-        hard_B = torch.where(choice > 0, (logit_B > 0).float(), 1.0)
-        return soft_B, hard_B + (soft_B - soft_B.detach())
+    def _decide(self, read_BD: Tensor, noise_BL: Tensor | None, blocks: slice) -> tuple[Tensor, Tensor]:
+        """Probability and decision [B, blocks] of running some blocks, all from the same states.
+
+        Straight through: hard forward, the sigmoid's gradient.
+        """
+        weight_LD, bias_L = self.gates_weight_LD[blocks], self.gates_bias_L[blocks]
+        logit_BL = linear_logits(weight_LD, bias_L, read_BD[:, None], self.routers.normalise)
+        if noise_BL is not None:
+            logit_BL = logit_BL + noise_BL[:, blocks]
+        choice_L = self._has_choice_L[blocks]
+        soft_BL = torch.sigmoid(logit_BL) * choice_L + (1 - choice_L)
+        hard_BL = torch.where(choice_L > 0, (logit_BL > 0).float(), 1.0)
+        return soft_BL, hard_BL + (soft_BL - soft_BL.detach())
 
 
 def load_qwen2(folder: Path, dtype: torch.dtype) -> Qwen2ForCausalLM:
