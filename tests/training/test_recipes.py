@@ -26,7 +26,7 @@ def test_the_paper_is_as_published():
 
 def test_the_default_asks_for_a_differential():
     config = default()
-    assert (config.objective.tool_call, config.objective.planning) == (SkipTarget(skip=0.31), SkipTarget(skip=0.03))
+    assert (config.objective.tool_call, config.objective.planning) == (SkipTarget(skip=0.325), SkipTarget(skip=0.01))
     assert config.routers.scope == "generation"
     assert config.routers.band_bias is None
 

@@ -1,10 +1,12 @@
 """Bundles of trained models: they give the model back, PEFT opens them, and the engine runs what was trained."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import PeftModel
 from qwen2 import random_model, save
-from small_routed import BLOCKS, PAPER, SCOPES, batch, trained
+from small_routed import BLOCKS, FORMS, PAPER, batch, trained
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -107,10 +109,10 @@ def real_steps():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("scope", SCOPES)
-def test_the_engine_runs_what_the_training_forward_computes(embedded, engine, real_steps, scope, monkeypatch):
+@pytest.mark.parametrize(("scope", "reads"), FORMS)
+def test_the_engine_runs_what_the_training_forward_computes(embedded, engine, real_steps, scope, reads, monkeypatch):
     """Same gates, same belief in the kind, and same losses along the given answer, in one padded batch of real rows."""
-    monkeypatch.setattr(embedded, "routers", embedded.routers.model_copy(update={"scope": scope}))
+    monkeypatch.setattr(embedded, "routers", embedded.routers.model_copy(update={"scope": scope, "reads": reads}))
     prompts_B = torch.tensor([len(prompt) for prompt, _ in real_steps])
     ends_B = torch.tensor([len(prompt) + len(answer) for prompt, answer in real_steps])
     tokens_BT = torch.zeros(len(real_steps), -(-int(ends_B.max()) // 64) * 64, dtype=torch.int64)
@@ -119,9 +121,10 @@ def test_the_engine_runs_what_the_training_forward_computes(embedded, engine, re
     out = embedded(tokens_BT, prompts_B, ends_B)
     assert len({tuple(run_L) for run_L in out.run_BL.tolist()}) > 1
     runner = engine.load()
+    bundle = replace(runner.bundle, metadata=runner.bundle.metadata.model_copy(update={"reads": reads}))
     for row, (prompt_ids, answer_ids) in enumerate(real_steps):
         prefill = Prefill(runner.backbone, PrefixCache(1, lambda slots: runner.backbone.new_cache(slots, 4_096)))
-        router = GateRouter(runner.bundle)
+        router = GateRouter(bundle)
         prompt = prefill.run(tuple(prompt_ids), router, scope, Meter(runner.shape), Stopwatch(), lambda: None)
         assert prompt.decision.program.blocks == tuple(out.run_BL[row].nonzero().flatten().tolist())
         belief = float(torch.sigmoid(out.kind_logit_B[row]))

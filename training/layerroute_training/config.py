@@ -127,8 +127,8 @@ class ConstrainedObjective(_Config):
     """
 
     name: Literal["constrained"] = "constrained"
-    tool_call: SkipTarget | QualityBound = SkipTarget(skip=0.31)
-    planning: SkipTarget | QualityBound = SkipTarget(skip=0.03)
+    tool_call: SkipTarget | QualityBound = SkipTarget(skip=0.325)
+    planning: SkipTarget | QualityBound = SkipTarget(skip=0.01)
     multiplier_rate: Annotated[float, Field(gt=0.0)] = 0.05
     stiffness: Annotated[float, Field(ge=0.0)] = 5.0
     kind_weight: Annotated[float, Field(ge=0.0)] = 1.0
