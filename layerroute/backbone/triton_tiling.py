@@ -1,11 +1,14 @@
 """Launch shapes of the Triton kernels, from a model's shape."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from layerroute.backbone.config import BackboneConfig
 
 MULTIPROCESSORS = 132
 """Of a Hopper GPU; the device's own number is used where there is one."""
+
+_RESIDENT_WARPS = 20
+"""Of kernels that loop over rows of weights: as many as the registers of a multiprocessor hold."""
 
 
 def power_of_two(n: int) -> int:
@@ -29,6 +32,20 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionTile:
+    """How attention cuts the positions: in `splits` parts, each in steps of `block` positions, by `warps` warps."""
+
+    splits: int
+    block: int
+    warps: int = 4
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Constants of the kernel and its launch."""
+        return {"S": self.splits, "BN": self.block, "num_warps": self.warps, "num_stages": 1}
+
+
+@dataclass(frozen=True, slots=True)
 class Tiling:
     """Launch shape of every kernel. A `programs` of a kernel loops over its rows; the others cover them all at once."""
 
@@ -39,14 +56,16 @@ class Tiling:
     lm_head: Tile
     gate_up_programs: int
     lm_head_programs: int
-    attention_block: int = 64
-    attention_warps: int = 4
-    splits: dict[int, int] = field(default_factory=lambda: {1024: 8, 4096: 16, 1 << 30: 32})
-    """Positions up to which attention is split in so many parts."""
+    attention: dict[int, AttentionTile]
+    """By the positions up to which it serves."""
 
 
-def choose_tiling(config: BackboneConfig, multiprocessors: int = MULTIPROCESSORS) -> Tiling:
-    """A lane holds at most 32 entries of a row; how many warps a multiprocessor keeps was measured on an H200."""
+def choose_tiling(config: BackboneConfig, multiprocessors: int = MULTIPROCESSORS, itemsize: int = 2) -> Tiling:
+    """For weights of `itemsize` bytes.
+
+    A lane holds at most 32 entries of a row. How many warps a multiprocessor keeps, and how many rows the down
+    projection takes at a time, was measured on Hopper GPUs at the 0.5B shape.
+    """
     columns = power_of_two(config.hidden_size)
     warps_per_row = max(1, columns // 1024)
     rows = min(4, max(1, 8 // warps_per_row), config.head_dim // 2)
@@ -57,18 +76,32 @@ def choose_tiling(config: BackboneConfig, multiprocessors: int = MULTIPROCESSORS
 
     def programs(num_rows: int, rows: int, warps: int) -> int:
         groups = -(-num_rows // rows)
-        rounds = max(1, round(groups / (multiprocessors * warps / hidden.warps)))
+        resident = multiprocessors * max(1, _RESIDENT_WARPS // hidden.warps)
+        rounds = max(round(groups / (multiprocessors * warps / hidden.warps)), -(-groups // resident))
         return -(-groups // rounds)
 
     return Tiling(
         qkv=hidden,
         output=Tile(4 * share, attended, 4 * share),
         gate_up=hidden,
-        down=Tile(4, down_columns, 4 * max(1, down_columns // 1024)),
+        down=Tile(2, down_columns, 2 * max(1, down_columns // 512)),
         lm_head=hidden,
-        gate_up_programs=programs(config.intermediate_size, rows, warps=12),
-        lm_head_programs=programs(config.vocab_size, 2 * rows, warps=20),
+        gate_up_programs=programs(config.intermediate_size, rows, warps=16),
+        lm_head_programs=programs(config.vocab_size, 2 * rows, warps=_RESIDENT_WARPS),
+        attention=_attention_tiles(config.head_dim * itemsize),
     )
+
+
+def _attention_tiles(key_bytes: int) -> dict[int, AttentionTile]:
+    """As few splits as can take all their positions in one step, which is fetched before the new query is there.
+
+    A second step costs more time than its bytes; a further split makes every program of the next kernel read more.
+    """
+    block = max(16, min(64, 8192 // key_bytes))  # positions whose keys and values lie well in the registers of 4 warps
+    tiles = [AttentionTile(4, 2 * block)] + [AttentionTile(splits, 4 * block, warps=8) for splits in (4, 8, 16, 32)]
+    # The new position is no part of a step.
+    reach = [tile.splits * tile.block + 1 for tile in tiles[:-1]] + [1 << 30]
+    return dict(zip(reach, tiles, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
