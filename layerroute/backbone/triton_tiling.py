@@ -106,49 +106,55 @@ def _attention_tiles(key_bytes: int) -> dict[int, AttentionTile]:
 
 @dataclass(frozen=True, slots=True)
 class BatchTile:
-    """How a kernel for several rows cuts a matrix: `rows` at a time, by `warps` warps, one for each chunk at best."""
+    """How a kernel for several rows cuts a matrix: `rows` at a time, in steps of `columns`, `stages` under way."""
 
     rows: int
-    warps: int = 8
-    most_columns: int = 1024
+    columns: int = 128
+    warps: int = 4
+    stages: int = 4
 
-    def sizes(self, width: int) -> dict[str, int]:
-        """Constants of a matrix kernel over rows of `width` columns."""
-        columns = min(self.most_columns, power_of_two(width))
-        chunks = min(self.warps, max(1, columns // 16))
-        return {"N": self.rows, "C": chunks, "BK": columns // chunks}
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Constants of a matrix kernel and its launch."""
+        return {"N": self.rows, "BK": self.columns, "num_warps": self.warps, "num_stages": self.stages}
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTiling:
     """Launch shape of every kernel for several rows.
 
+    All numbers of rows share it, so that a row's sums do not depend on how many others there are.
+
     Attributes:
-        residual: of both projections into the residual stream.
-        splits: parts of the positions in attention; the same for every row, so that no row's sums depend on another's.
+        output: its columns are those of `output_heads` query heads, all in one step.
+        output_heads: in one part of the attention's output projection.
+        down_parts: programs that share the columns of a tile of the down projection.
+        attention: the same for every row.
     """
 
     qkv: BatchTile
-    residual: BatchTile
+    output: BatchTile
     gate_up: BatchTile
+    down: BatchTile
     lm_head: BatchTile
-    lm_head_programs: int
-    attention_block: int = 64
-    attention_warps: int = 4
-    splits: int = 16
+    output_heads: int
+    down_parts: int
+    attention: AttentionTile = AttentionTile(8, 64)
+
+    def down_length(self, intermediate: int) -> int:
+        """Columns of one part of the down projection: whole steps."""
+        return -(-intermediate // (self.down_parts * self.down.columns)) * self.down.columns
 
 
 def choose_batch_tiling(config: BackboneConfig, multiprocessors: int = MULTIPROCESSORS) -> BatchTiling:
-    """Tiles whose sums fit in registers: the fastest tried on an H200 at the 0.5B shape, for 8 and for 32 rows.
-
-    All numbers of rows share it, so that a row's sums do not depend on how many others there are.
-    """
-    rows = 16
+    """The fastest tried on an H100 at the 0.5B shape, for 8 and for 32 rows; its instructions take 64 weight rows."""
+    tiles = -(-config.hidden_size // 64)
     return BatchTiling(
-        qkv=BatchTile(min(rows, config.head_dim), warps=4),
-        residual=BatchTile(8),
-        gate_up=BatchTile(2 * rows, warps=4),
-        lm_head=BatchTile(rows, warps=4),
-        lm_head_programs=min(2 * multiprocessors, -(-config.vocab_size // rows)),
-        splits=8,
+        qkv=BatchTile(min(32, config.head_dim)),
+        output=BatchTile(128, warps=8),
+        gate_up=BatchTile(64),
+        down=BatchTile(64),
+        lm_head=BatchTile(128, columns=64),
+        output_heads=max(1, min(128 // config.head_dim, config.num_heads & -config.num_heads)),
+        down_parts=max(1, multiprocessors // tiles),
     )
