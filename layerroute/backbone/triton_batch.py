@@ -58,8 +58,10 @@ class BatchKernels:
         self._pdl, self._launch = pdl, {"launch_pdl": True} if pdl else {}
         c, w, device, dtype = backbone.config, backbone.weights, backbone.device, backbone.dtype
         heads = c.num_heads * c.head_dim
-        self._groups = power_of_two(-(-c.hidden_size // tiling.residual.rows))
         self._gains = torch.cat([torch.stack([w.attn_norm_LD, w.mlp_norm_LD]), w.final_norm_D.expand(2, 1, -1)], dim=1)
+        self._output_parts = c.num_heads // tiling.output_heads
+        self._down_length = tiling.down_length(c.intermediate_size)
+        self._down_parts = -(-c.intermediate_size // self._down_length)
 
         def zeros(*shape: int, like: torch.dtype = dtype) -> Tensor:
             return torch.zeros(shape, dtype=like, device=device)
@@ -70,65 +72,65 @@ class BatchKernels:
         self.state = torch.tensor([self.idle] * MAX_ROWS, device=device)
         self.logits_BV = zeros(MAX_ROWS, c.vocab_size, like=torch.float32)
         self._hidden_BD = zeros(MAX_ROWS, c.hidden_size, like=torch.float32)
-        self._scaled_BD = zeros(MAX_ROWS, c.hidden_size)
-        self._squares_BP = zeros(MAX_ROWS, self._groups, like=torch.float32)
+        self._x_BD = zeros(MAX_ROWS, c.hidden_size)
         self._query = zeros(MAX_ROWS, heads)
-        self._partial = zeros(MAX_ROWS, tiling.splits, heads)
-        self._lse = zeros(MAX_ROWS, c.num_heads, tiling.splits, like=torch.float32)
-        self._attended = zeros(MAX_ROWS, heads)
+        self._partial = zeros(MAX_ROWS, tiling.attention.splits, heads)
+        self._lse = zeros(MAX_ROWS, c.num_heads, tiling.attention.splits, like=torch.float32)
         self._active_BI = zeros(MAX_ROWS, c.intermediate_size)
+        parts = max(self._output_parts, self._down_parts)
+        self._parts = zeros(parts, MAX_ROWS, c.hidden_size, like=torch.float32)
         self._rope_PH = triton_step.rope_table(c).to(device)
 
     def run(self, program: Tensor, rows: int) -> None:
         """Launch one step of `rows` rows over a program [visits + 1, 2] of blocks and slots; its last block is L."""
-        k, c, w, t = self._kernels, self._config, self._weights, self._tiling
-        D, P, pdl, stream = c.hidden_size, self._groups, self._pdl, (self._scaled_BD, self._squares_BP)
-        padded = 16 if rows <= 16 else MAX_ROWS
+        k, c, w, t, pdl = self._kernels, self._config, self._weights, self._tiling, self._pdl
+        D, B = c.hidden_size, 16 if rows <= 16 else MAX_ROWS
         k.batch_embed_kernel[(rows,)](
-            self._hidden_BD, *stream, w.embed_VD, self._gains[0], program, self.state,
-            D=D, N=t.residual.rows, P=P, PDL=pdl, num_warps=4,
+            self._x_BD, self._hidden_BD, w.embed_VD, self._gains[0], program, self.state,
+            EPS=c.rms_eps, D=D, DP=power_of_two(D), PDL=pdl, num_warps=4,
         )  # fmt: skip
         for visit, following in pairwise(program):
-            self._visit(visit, following, rows, padded)
-        k.batch_lm_head_kernel[(t.lm_head_programs,)](
-            self.logits_BV, *stream, w.lm_head_VD,
-            ROWS=rows, EPS=c.rms_eps, D=D, V=c.vocab_size, P=P, B=padded, PROGRAMS=t.lm_head_programs, PDL=pdl,
-            num_warps=t.lm_head.warps, num_stages=1, **t.lm_head.sizes(D), **self._launch,
+            self._visit(visit, following, rows, B)
+        k.batch_lm_head_kernel[(-(-c.vocab_size // t.lm_head.rows),)](
+            self.logits_BV, self._x_BD, w.lm_head_VD,
+            ROWS=rows, D=D, V=c.vocab_size, B=B, PDL=pdl, **t.lm_head.sizes, **self._launch,
         )  # fmt: skip
 
-    def _visit(self, visit: Tensor, following: Tensor, rows: int, padded: int) -> None:
-        k, c, w, t, pdl = self._kernels, self._config, self._weights, self._tiling, self._pdl
+    def _visit(self, visit: Tensor, following: Tensor, rows: int, B: int) -> None:
+        k, c, w, t = self._kernels, self._config, self._weights, self._tiling
         D, I = c.hidden_size, c.intermediate_size  # noqa: E741 - the shape letters of the kernels
-        heads = {"Q": c.num_heads, "H": c.head_dim}
-        common = {"D": D, "P": self._groups, "B": padded, "PDL": pdl, "num_stages": 1, **self._launch}
-        stream = (self._scaled_BD, self._squares_BP)
+        heads, launch = {"Q": c.num_heads, "H": c.head_dim}, {"PDL": self._pdl, **self._launch}
+        common = {"D": D, "B": B, **launch}
         attention_gains, mlp_gains = self._gains
+        tiles = -(-D // t.down.rows)
 
-        def add(source: Tensor, weight: Tensor, gains: Tensor, gain_of: Tensor) -> None:
-            tile, width = t.residual, source.shape[1]
-            k.batch_residual_kernel[(-(-D // tile.rows),)](
-                self._hidden_BD, *stream, source, weight, gains, visit, gain_of,
-                K=width, num_warps=tile.warps, **tile.sizes(width), **common,
+        def add(parts: int, gains: Tensor, gain_of: Tensor) -> None:
+            k.batch_add_kernel[(rows,)](
+                self._x_BD, self._hidden_BD, self._parts, gains, gain_of,
+                EPS=c.rms_eps, DP=power_of_two(D), PARTS=parts, num_warps=4, **common,
             )  # fmt: skip
 
         k.batch_qkv_kernel[(c.qkv_size // t.qkv.rows,)](
-            self._query, *stream, w.qkv_LED, w.qkv_bias_LE, self._rope_PH, visit, self.state,
-            EPS=c.rms_eps, KV=c.num_kv_heads, num_warps=t.qkv.warps, **heads, **t.qkv.sizes(D), **common,
+            self._query, self._x_BD, w.qkv_LED, w.qkv_bias_LE, self._rope_PH, visit, self.state,
+            KV=c.num_kv_heads, **heads, **t.qkv.sizes, **common,
         )  # fmt: skip
-        self._attention[(c.num_kv_heads, t.splits, rows)](
+        self._attention[(c.num_kv_heads, t.attention.splits, rows)](
             self._partial, self._lse, self._query, visit, self.state,
-            KV=c.num_kv_heads, GP=max(16, power_of_two(c.num_heads // c.num_kv_heads)), S=t.splits,
-            BN=t.attention_block, PDL=pdl, num_warps=t.attention_warps, num_stages=1, **heads, **self._launch,
+            KV=c.num_kv_heads, GP=max(16, power_of_two(c.num_heads // c.num_kv_heads)),
+            **t.attention.sizes, **heads, **launch,
         )  # fmt: skip
-        k.batch_combine_kernel[(c.num_heads, rows)](
-            self._attended, self._partial, self._lse, S=t.splits, PDL=pdl, num_warps=1, **heads, **self._launch
-        )
-        add(self._attended, w.o_LDH, mlp_gains, visit)
+        k.batch_output_kernel[(-(-D // t.output.rows), self._output_parts)](
+            self._parts, self._partial, self._lse, w.o_LDH, visit,
+            S=t.attention.splits, N=t.output.rows, HEADS=t.output_heads, num_warps=t.output.warps, **heads, **common,
+        )  # fmt: skip
+        add(self._output_parts, mlp_gains, visit)
         k.batch_gate_up_kernel[(-(-2 * I // t.gate_up.rows),)](
-            self._active_BI, *stream, w.gate_up_LFD, visit,
-            EPS=c.rms_eps, I=I, num_warps=t.gate_up.warps, **t.gate_up.sizes(D), **common,
-        )  # fmt: skip
-        add(self._active_BI, w.down_LDI, attention_gains, following)
+            self._active_BI, self._x_BD, w.gate_up_LFD, visit, I=I, **t.gate_up.sizes, **common
+        )
+        k.batch_down_kernel[(tiles, self._down_parts)](
+            self._parts, self._active_BI, w.down_LDI, visit, I=I, LENGTH=self._down_length, **t.down.sizes, **common
+        )
+        add(self._down_parts, attention_gains, following)
 
 
 def _row_state(row: Row) -> list[int]:

@@ -1,24 +1,22 @@
-"""Kernels of a decode step for up to 32 rows that share a layer program, six for each visit of a block, in Triton.
+"""Kernels of a decode step for up to 32 rows that share a layer program, seven for each visit of a block, in Triton.
 
-As at batch 1 (`triton_kernels`) the program, tokens, positions and caches are data on the device, and with programmatic
-dependent launch a kernel fetches its first weights before it waits. What differs is the arithmetic: a tile of weights
-is multiplied with all rows at once on the tensor cores.
+As at batch 1 (`triton_kernels`) the program, tokens, positions and caches are data on the device. What differs is the
+arithmetic: a tile of N weight rows is multiplied with all rows at once on the tensor cores, weights on the left, so
+that N can be the 64 that Hopper's instructions take. Tiles lie in shared memory, where those find them, and several are
+under way at once: no operand passes through registers.
 
-Rows never meet: a row is one line of the tile that `tl.dot` multiplies, and lines do not mix. A product of length K is
-cut into C chunks of BK columns; each warp sums its chunk in order, and chunks are added in a fixed tree. Nothing in
-this order depends on how many rows there are or what they hold, so a row's numbers do not either. Padding rows point
-at a cache of capacity 0, whose every position is one scratch row.
+Rows never meet: a row is one column of what `tl.dot` makes, and columns do not mix. Every sum has a fixed order: within
+a program columns of weights ascend; where several programs share a product, each leaves its part in memory, and
+`batch_add_kernel` adds the parts in turn. Nothing in this order depends on how many rows there are or what they hold,
+so a row's numbers do not either. Padding rows point at a cache of capacity 0, whose every position is one scratch row.
 
-The residual stream is float32. Whoever writes it also writes what the next matrix reads: the stream times the gain of
-the next norm, in the weights' type, and the squares of what was written, summed over each group of columns. A reader
-adds up the squares and scales its products, so no kernel reads the whole float32 stream and none exists for the norm.
+The residual stream is float32. Whoever writes it also writes its norm, in the weights' type, for the next matrix.
 
 State, int64 [rows, 8]: as `triton_kernels` names it, with the row's next token at STATE_CURSOR. A program has one row
 more than visits: its block is L, the final norm. Norm gains are [L + 1, D] for that reason.
 
 Shapes: B rows padded to 16 or 32, D hidden size, E rows of the fused projection, Q query heads, KV heads of keys and
-values, H head_dim, I intermediate size, V vocabulary, S splits of the positions, N rows of a weight tile, P groups of
-columns that the squares are summed over, padded. `first` is the first weight row of a tile.
+values, H head_dim, I intermediate size, V vocabulary, S splits of the positions, K columns of a matrix, BK of a tile.
 """
 
 import triton.language as tl
@@ -33,79 +31,84 @@ from layerroute.backbone.triton_kernels import (
     STATE_VALUES,
     hand_over,
     jit,
+    wait_and_hand_over,
 )
 
 
 @jit
-def _weights(
-    matrix: tl.tensor, row_N: tl.tensor, height: tl.constexpr, start: tl.tensor, width: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
-    """Rows of a matrix from column `start` on, [C, N, BK]; zeros beyond its edges."""
-    row = row_N[None, :, None]
-    column = start + tl.arange(0, C)[:, None, None] * BK + tl.arange(0, BK)[None, None, :]
-    return tl.load(matrix + row * width + column, mask=(row < height) & (column < width), other=0.0)
+def _tile(matrix: tl.tensor, row_N: tl.tensor, height: tl.constexpr, column_K: tl.tensor, K: tl.constexpr) -> tl.tensor:
+    """Rows and columns of a matrix, zeros beyond its edges."""
+    inside = (row_N[:, None] < height) & (column_K[None, :] < K)
+    return tl.load(matrix + row_N[:, None] * K + column_K[None, :], mask=inside, other=0.0)
 
 
 @jit
 def _products(
-    source: tl.tensor, matrix: tl.tensor, tile: tl.tensor, row_N: tl.tensor, height: tl.constexpr, K: tl.constexpr,
-    B: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
+    matrix: tl.tensor, row_N: tl.tensor, height: tl.constexpr, source: tl.tensor, first: tl.tensor, last: tl.tensor,
+    K: tl.constexpr, B: tl.constexpr, BK: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Every row of `source` [B, K] times rows of a matrix, whose first columns `tile` holds: [B, N] in float32."""
-    row = tl.arange(0, B)[None, :, None]
-    total = tl.zeros((C, B, tile.shape[1]), tl.float32)
-    following = _weights(matrix, row_N, height, C * BK, K, C, BK)
-    for start in range(0, K, C * BK):
-        after = _weights(matrix, row_N, height, start + 2 * C * BK, K, C, BK)
-        column = start + tl.arange(0, C)[:, None, None] * BK + tl.arange(0, BK)[None, None, :]
-        x = tl.load(source + row * K + column, mask=column < K, other=0.0)
-        total = tl.dot(x, tl.permute(tile, (0, 2, 1)), total, input_precision="ieee")
-        tile, following = following, after
-    return tl.sum(total, axis=0)
+    """Rows of a matrix times every row of `source` [B, K], over columns `first..last`: [N, B] in float32."""
+    total_NB = tl.zeros((row_N.shape[0], B), tl.float32)
+    for start in range(first, last, BK):
+        column_K = start + tl.arange(0, BK)
+        weight_NK = _tile(matrix, row_N, height, column_K, K)
+        x_BK = _tile(source, tl.arange(0, B), B, column_K, K)
+        total_NB = tl.dot(weight_NK, tl.trans(x_BK), total_NB, input_precision="ieee")
+    return total_NB
 
 
 @jit
-def _scale(squares: tl.tensor, B: tl.constexpr, P: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr) -> tl.tensor:
-    """One over the root mean square of every row of the residual stream, [B]."""
-    squares_BP = tl.load(squares + tl.arange(0, B)[:, None] * P + tl.arange(0, P)[None, :])
-    return tl.rsqrt(tl.sum(squares_BP, axis=1) / D + EPS)
+def _pair_and_half(N: tl.constexpr) -> tl.tensor:
+    """Which pair each row of a tile belongs to, and which half of the pair it is.
+
+    A lane holds rows r and r + 8 of what the tensor cores make: pairs in this order never leave their lane.
+    """
+    G: tl.constexpr = 8 if N >= 16 else N // 2
+    n_N = tl.arange(0, N)
+    return n_N // (2 * G) * G + n_N % G, n_N // G % 2
 
 
 @jit
-def _halves(x_BN: tl.tensor) -> tl.tensor:
-    """The left and the right half of the columns."""
-    B: tl.constexpr = x_BN.shape[0]
-    R: tl.constexpr = x_BN.shape[1] // 2
-    return tl.split(tl.permute(tl.reshape(x_BN, (B, 2, R)), (0, 2, 1)))
+def _halves(x_NB: tl.tensor) -> tl.tensor:
+    """The first and the second rows of all pairs, [N / 2, B] each."""
+    N: tl.constexpr = x_NB.shape[0]
+    B: tl.constexpr = x_NB.shape[1]
+    G: tl.constexpr = 8 if N >= 16 else N // 2
+    first, second = tl.split(tl.permute(tl.reshape(x_NB, (N // (2 * G), 2, G, B)), (0, 2, 3, 1)))
+    return tl.reshape(first, (N // 2, B)), tl.reshape(second, (N // 2, B))
+
+
+@jit
+def _store_norm(
+    x: tl.tensor, value_D: tl.tensor, gain_D: tl.tensor, column_D: tl.tensor, D: tl.constexpr, EPS: tl.constexpr
+) -> None:
+    scale = tl.rsqrt(tl.sum(value_D * value_D, axis=0) / D + EPS)
+    tl.store(x + column_D, value_D * scale * gain_D, mask=column_D < D)
 
 
 @jit
 def batch_embed_kernel(
-    hidden: tl.tensor, scaled: tl.tensor, squares: tl.tensor, embedding: tl.tensor, gains: tl.tensor,
-    program: tl.tensor, state: tl.tensor,
-    D: tl.constexpr, N: tl.constexpr, P: tl.constexpr, PDL: tl.constexpr,
+    x: tl.tensor, hidden: tl.tensor, embedding: tl.tensor, gains: tl.tensor, program: tl.tensor, state: tl.tensor,
+    EPS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PDL: tl.constexpr,
 ) -> None:  # fmt: skip
     """Residual stream of one row = embedding of its token. First of a step, it has nothing to wait for."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-    row = tl.program_id(0)
+    row, column_D = tl.program_id(0), tl.arange(0, DP)
+    inside_D = column_D < D
     token = tl.load(state + row * STATE_TOKENS + STATE_CURSOR)
-    group = tl.arange(0, P)[:, None]
-    column = group * N + tl.arange(0, N)[None, :]
-    value = tl.load(embedding + token * D + column, mask=column < D, other=0.0).to(tl.float32)
-    gain = tl.load(gains + tl.load(program) * D + column, mask=column < D, other=0.0).to(tl.float32)
-    tl.store(hidden + row * D + column, value, mask=column < D)
-    tl.store(scaled + row * D + column, value * gain, mask=column < D)
-    tl.store(squares + row * P + tl.arange(0, P), tl.sum(value * value, axis=1))
+    value_D = tl.load(embedding + token * D + column_D, mask=inside_D, other=0.0).to(tl.float32)
+    gain_D = tl.load(gains + tl.load(program) * D + column_D, mask=inside_D, other=0.0).to(tl.float32)
+    tl.store(hidden + row * D + column_D, value_D, mask=inside_D)
+    _store_norm(x + row * D, value_D, gain_D, column_D, D, EPS)
 
 
 @jit
 def batch_qkv_kernel(
-    query: tl.tensor, scaled: tl.tensor, squares: tl.tensor, weight: tl.tensor, bias: tl.tensor, rope: tl.tensor,
-    visit: tl.tensor, state: tl.tensor,
-    EPS: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, KV: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    B: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr,
+    query: tl.tensor, x: tl.tensor, weight: tl.tensor, bias: tl.tensor, rope: tl.tensor, visit: tl.tensor,
+    state: tl.tensor,
+    D: tl.constexpr, Q: tl.constexpr, KV: tl.constexpr, H: tl.constexpr,
+    B: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr,
 ) -> None:  # fmt: skip
     """Query/key/value projection, bias, RoPE at each row's position; keys and values go to the visit's slot.
 
@@ -114,19 +117,19 @@ def batch_qkv_kernel(
     R: tl.constexpr = N // 2
     pair = tl.program_id(0) * R
     head, first = pair // (H // 2), pair % (H // 2)
-    n_N = tl.arange(0, N)
-    row_N = head * H + first + n_N % R + n_N // R * (H // 2)
+    pair_N, half_N = _pair_and_half(N)
+    row_N = head * H + first + pair_N + half_N * (H // 2)
     block, slot = tl.load(visit), tl.load(visit + 1)
     rows: tl.constexpr = (Q + 2 * KV) * H
     matrix = weight + block * rows * D
-    tile = _weights(matrix, row_N, rows, 0, D, C, BK)
-    bias_N = tl.load(bias + block * rows + row_N).to(tl.float32)
-    row_B = tl.arange(0, B)
+    j_R, row_B = first + tl.arange(0, R), tl.arange(0, B)
+    bias += block * rows + head * H
+    low_bias_R, high_bias_R = tl.load(bias + j_R).to(tl.float32), tl.load(bias + H // 2 + j_R).to(tl.float32)
     position_B = tl.load(state + row_B * STATE_TOKENS + STATE_POSITION)
-    angle_BR = position_B[:, None] * H + first + tl.arange(0, R)[None, :]
-    cos_BR, sin_BR = tl.load(rope + angle_BR), tl.load(rope + angle_BR + H // 2)
+    angle_RB = position_B[None, :] * H + j_R[:, None]
+    cos_RB, sin_RB = tl.load(rope + angle_RB), tl.load(rope + angle_RB + H // 2)
     if head < Q:
-        cos_BR, sin_BR = cos_BR * (LOG2_E / H**0.5), sin_BR * (LOG2_E / H**0.5)
+        cos_RB, sin_RB = cos_RB * (LOG2_E / H**0.5), sin_RB * (LOG2_E / H**0.5)
         target_B = query + (row_B * Q + head) * H
     else:
         kv_head = (head - Q) % KV
@@ -135,96 +138,109 @@ def batch_qkv_kernel(
         base_B = tl.load(state + row_B * STATE_TOKENS + field).to(tl.pointer_type(query.dtype.element_ty))
         target_B = base_B + ((slot * KV + kv_head) * capacity_B + position_B) * H
     if head >= Q + KV:
-        cos_BR, sin_BR = tl.full((B, R), 1.0, tl.float32), tl.zeros((B, R), tl.float32)
+        cos_RB, sin_RB = tl.full((R, B), 1.0, tl.float32), tl.zeros((R, B), tl.float32)
     hand_over(PDL)
-    scale_B = _scale(squares, B, P, D, EPS)
-    a_BR, b_BR = _halves(_products(scaled, matrix, tile, row_N, rows, D, B, C, BK) * scale_B[:, None] + bias_N[None, :])
-    target_BR = target_B[:, None] + first + tl.arange(0, R)[None, :]
-    tl.store(target_BR, a_BR * cos_BR - b_BR * sin_BR)
-    tl.store(target_BR + H // 2, b_BR * cos_BR + a_BR * sin_BR)
+    a_RB, b_RB = _halves(_products(matrix, row_N, rows, x, 0, D, D, B, BK))
+    a_RB, b_RB = a_RB + low_bias_R[:, None], b_RB + high_bias_R[:, None]
+    target_RB = target_B[None, :] + j_R[:, None]
+    tl.store(target_RB, a_RB * cos_RB - b_RB * sin_RB)
+    tl.store(target_RB + H // 2, b_RB * cos_RB + a_RB * sin_RB)
 
 
 @jit
-def batch_combine_kernel(
-    attended: tl.tensor, partial: tl.tensor, lse: tl.tensor,
-    Q: tl.constexpr, H: tl.constexpr, S: tl.constexpr, PDL: tl.constexpr,
+def batch_output_kernel(
+    parts: tl.tensor, partial: tl.tensor, lse: tl.tensor, weight: tl.tensor, visit: tl.tensor,
+    D: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, S: tl.constexpr,
+    B: tl.constexpr, N: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Put the splits of one row's query head together."""
+    """Put the splits of HEADS query heads together and project them: one part of the attention's output."""
+    row_N, head = tl.program_id(0) * N + tl.arange(0, N), tl.program_id(1) * HEADS
+    matrix = weight + tl.load(visit) * D * Q * H
+    weight_NK = _tile(matrix, row_N, D, head * H + tl.arange(0, HEADS * H), Q * H)
     hand_over(PDL)
-    head, row = tl.program_id(0), tl.program_id(1)
-    s_S, h_H = tl.arange(0, S), tl.arange(0, H)
-    lse_S = tl.load(lse + (row * Q + head) * S + s_S)
-    share_S = tl.exp2(lse_S - tl.max(lse_S, axis=0))
-    partial_SH = tl.load(partial + ((row * S + s_S[:, None]) * Q + head) * H + h_H[None, :]).to(tl.float32)
-    attended_H = tl.sum(partial_SH * share_S[:, None], axis=0) / tl.sum(share_S, axis=0)
-    tl.store(attended + (row * Q + head) * H + h_H, attended_H)
-
-
-@jit
-def batch_residual_kernel(
-    hidden: tl.tensor, scaled: tl.tensor, squares: tl.tensor, source: tl.tensor, weight: tl.tensor, gains: tl.tensor,
-    visit: tl.tensor, gain_of: tl.tensor,
-    D: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
-    B: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr,
-) -> None:  # fmt: skip
-    """Add a projection of `source` [B, K] to the residual stream: the attention's output, or the MLP's.
-
-    `gain_of` points at the block whose norm reads the stream next: this visit's, or the next one's.
-    """
-    row_N = tl.program_id(0) * N + tl.arange(0, N)
-    matrix = weight + tl.load(visit) * D * K
-    tile = _weights(matrix, row_N, D, 0, K, C, BK)
-    inside_1N = row_N[None, :] < D
-    gain_N = tl.load(gains + tl.load(gain_of) * D + row_N, mask=row_N < D, other=0.0).to(tl.float32)
-    row_B = tl.arange(0, B)
-    where_BN = row_B[:, None] * D + row_N[None, :]
-    hand_over(PDL)
-    old_BN = tl.load(hidden + where_BN, mask=inside_1N, other=0.0)
-    new_BN = old_BN + _products(source, matrix, tile, row_N, D, K, B, C, BK)
-    tl.store(hidden + where_BN, new_BN, mask=inside_1N)
-    tl.store(scaled + where_BN, new_BN * gain_N[None, :], mask=inside_1N)
-    tl.store(squares + row_B * P + tl.program_id(0), tl.sum(new_BN * new_BN, axis=1))
+    row_B11 = tl.arange(0, B)[:, None, None]
+    head_1G1 = head + tl.arange(0, HEADS)[None, :, None]
+    h_11H = tl.arange(0, H)[None, None, :]
+    lse_BG1 = lse + (row_B11 * Q + head_1G1) * S
+    top_BG1 = tl.load(lse_BG1)
+    for s in tl.static_range(1, S):
+        top_BG1 = tl.maximum(top_BG1, tl.load(lse_BG1 + s))
+    sum_BG1 = tl.zeros((B, HEADS, 1), tl.float32)
+    attended_BGH = tl.zeros((B, HEADS, H), tl.float32)
+    for s in tl.static_range(S):
+        share_BG1 = tl.exp2(tl.load(lse_BG1 + s) - top_BG1)
+        sum_BG1 += share_BG1
+        attended_BGH += tl.load(partial + ((row_B11 * S + s) * Q + head_1G1) * H + h_11H).to(tl.float32) * share_BG1
+    x_BK = tl.reshape(attended_BGH / sum_BG1, (B, HEADS * H)).to(weight_NK.dtype)
+    part_NB = tl.dot(weight_NK, tl.trans(x_BK), input_precision="ieee")
+    where_NB = (tl.program_id(1) * B + tl.arange(0, B)[None, :]) * D + row_N[:, None]
+    tl.store(parts + where_NB, part_NB, mask=row_N[:, None] < D)
 
 
 @jit
 def batch_gate_up_kernel(
-    active: tl.tensor, scaled: tl.tensor, squares: tl.tensor, weight: tl.tensor, visit: tl.tensor,
-    EPS: tl.constexpr, D: tl.constexpr, I: tl.constexpr, P: tl.constexpr,  # noqa: E741
-    B: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr,
+    active: tl.tensor, x: tl.tensor, weight: tl.tensor, visit: tl.tensor,
+    D: tl.constexpr, I: tl.constexpr,  # noqa: E741
+    B: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr,
 ) -> None:  # fmt: skip
     """Gate and up projection, SiLU(gate) * up. A tile is N / 2 rows of the gate and the same rows of the up matrix."""
     R: tl.constexpr = N // 2
-    n_N = tl.arange(0, N)
-    entry_R = tl.program_id(0) * R + tl.arange(0, R)
+    pair_N, half_N = _pair_and_half(N)
     # Beyond the last entry a gate row would be an up row; that is computed and not stored.
-    row_N = tl.program_id(0) * R + n_N % R + n_N // R * I
+    row_N = tl.program_id(0) * R + pair_N + half_N * I
     matrix = weight + tl.load(visit) * 2 * I * D
-    tile = _weights(matrix, row_N, 2 * I, 0, D, C, BK)
     hand_over(PDL)
-    scale_B = _scale(squares, B, P, D, EPS)
-    gate_BR, up_BR = _halves(_products(scaled, matrix, tile, row_N, 2 * I, D, B, C, BK) * scale_B[:, None])
-    active_BR = gate_BR / (1.0 + tl.exp(-gate_BR)) * up_BR
-    tl.store(active + tl.arange(0, B)[:, None] * I + entry_R[None, :], active_BR, mask=entry_R[None, :] < I)
+    gate_RB, up_RB = _halves(_products(matrix, row_N, 2 * I, x, 0, D, D, B, BK))
+    active_RB = gate_RB / (1.0 + tl.exp(-gate_RB)) * up_RB
+    entry_R = tl.program_id(0) * R + tl.arange(0, R)
+    tl.store(active + tl.arange(0, B)[None, :] * I + entry_R[:, None], active_RB, mask=entry_R[:, None] < I)
+
+
+@jit
+def batch_down_kernel(
+    parts: tl.tensor, active: tl.tensor, weight: tl.tensor, visit: tl.tensor,
+    D: tl.constexpr, I: tl.constexpr, LENGTH: tl.constexpr,  # noqa: E741
+    B: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr,
+) -> None:  # fmt: skip
+    """One part of the down projection: that of LENGTH columns."""
+    row_N, first = tl.program_id(0) * N + tl.arange(0, N), tl.program_id(1) * LENGTH
+    matrix = weight + tl.load(visit) * D * I
+    wait_and_hand_over(PDL)
+    part_NB = _products(matrix, row_N, D, active, first, tl.minimum(first + LENGTH, I), I, B, BK)
+    where_NB = (tl.program_id(1) * B + tl.arange(0, B)[None, :]) * D + row_N[:, None]
+    tl.store(parts + where_NB, part_NB, mask=row_N[:, None] < D)
+
+
+@jit
+def batch_add_kernel(
+    x: tl.tensor, hidden: tl.tensor, parts: tl.tensor, gains: tl.tensor, gain_of: tl.tensor,
+    EPS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, PARTS: tl.constexpr, PDL: tl.constexpr,
+) -> None:  # fmt: skip
+    """Add the parts of a projection to one row of the residual stream; its norm is `x`.
+
+    `gain_of` points at the block whose norm it is: this visit's, or the next one's.
+    """
+    row, column_D = tl.program_id(0), tl.arange(0, DP)
+    inside_D = column_D < D
+    gain_D = tl.load(gains + tl.load(gain_of) * D + column_D, mask=inside_D, other=0.0).to(tl.float32)
+    hand_over(PDL)
+    value_D = tl.load(hidden + row * D + column_D, mask=inside_D, other=0.0)
+    for part in tl.static_range(PARTS):
+        value_D += tl.load(parts + (part * B + row) * D + column_D, mask=inside_D, other=0.0)
+    tl.store(hidden + row * D + column_D, value_D, mask=inside_D)
+    _store_norm(x + row * D, value_D, gain_D, column_D, D, EPS)
 
 
 @jit
 def batch_lm_head_kernel(
-    logits: tl.tensor, scaled: tl.tensor, squares: tl.tensor, weight: tl.tensor,
-    ROWS: tl.constexpr, EPS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
-    B: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, PROGRAMS: tl.constexpr, PDL: tl.constexpr,
+    logits: tl.tensor, x: tl.tensor, weight: tl.tensor,
+    ROWS: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
+    B: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Vocabulary matrix for the first ROWS rows; each program makes every PROGRAMS-th group of N logits."""
-    row_N = tl.program_id(0) * N + tl.arange(0, N)
-    row_B = tl.arange(0, B)
-    tile = _weights(weight, row_N, V, 0, D, C, BK)
+    """N logits of the first ROWS rows."""
+    row_N, row_B = tl.program_id(0) * N + tl.arange(0, N), tl.arange(0, B)
     if PDL:
         tl.extra.cuda.gdc_wait()
-    scale_B = _scale(squares, B, P, D, EPS)
-    for _ in range(tl.program_id(0) * N, V, PROGRAMS * N):
-        # The next group is on its way while this one is multiplied.
-        next_row_N = row_N + PROGRAMS * N
-        next_tile = _weights(weight, next_row_N, V, 0, D, C, BK)
-        logits_BN = _products(scaled, weight, tile, row_N, V, D, B, C, BK) * scale_B[:, None]
-        inside_BN = (row_B[:, None] < ROWS) & (row_N[None, :] < V)
-        tl.store(logits + row_B[:, None] * V + row_N[None, :], logits_BN, mask=inside_BN)
-        row_N, tile = next_row_N, next_tile
+    logits_NB = _products(weight, row_N, V, x, 0, D, D, B, BK)
+    inside_NB = (row_B[None, :] < ROWS) & (row_N[:, None] < V)
+    tl.store(logits + row_B[None, :] * V + row_N[:, None], logits_NB, mask=inside_NB)

@@ -46,6 +46,18 @@ def hand_over(PDL: tl.constexpr) -> None:
 
 
 @jit
+def wait_and_hand_over(PDL: tl.constexpr) -> None:
+    """Wait for the kernel before, then let the next one start.
+
+    The down projection is faster in this order. Behind it come small kernels that let each other start at once; they
+    would take places on multiprocessors while it still needs them.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@jit
 def _columns(start: tl.tensor, R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr) -> tl.tensor:
     """Column numbers of a tile from column `start` on, [C * R, BK]."""
     return start + (tl.arange(0, C * R) // R * BK)[:, None] + tl.arange(0, BK)[None, :]
@@ -282,7 +294,7 @@ def down_kernel(
     columns = _columns(0, R, C, BK)
     tile = _tile(weight, first, D, columns, I, R)
     next_tile = _tile(weight, first, D, columns + C * BK, I, R)
-    hand_over(PDL)
+    wait_and_hand_over(PDL)
     residual_R = tl.load(hidden + rows_R, mask=rows_R < D, other=0.0)
     x = _vector(active, columns, I)
     total = tl.zeros((R, BK), tl.float32)

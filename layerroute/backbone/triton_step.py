@@ -19,7 +19,7 @@ from layerroute.backbone.capture import capture
 from layerroute.backbone.config import BackboneConfig
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
-from layerroute.backbone.triton_tiling import MULTIPROCESSORS, Tiling, choose_tiling, power_of_two
+from layerroute.backbone.triton_tiling import MULTIPROCESSORS, AttentionTile, Tiling, choose_tiling, power_of_two
 
 MAX_GRAPHS = 64
 MAX_TOKENS = 64
@@ -67,7 +67,7 @@ class StepKernels:
         c, device = backbone.config, backbone.device
         self._pdl = pdl
         self._launch = {"launch_pdl": True} if pdl else {}
-        most_splits = max(tiling.splits.values())
+        most_splits = max(tile.splits for tile in tiling.attention.values())
         self.state = torch.zeros(8 + MAX_TOKENS, dtype=torch.int64, device=device)
         self.logits_V = torch.zeros(c.vocab_size, dtype=torch.float32, device=device)
         self._hidden_D = torch.zeros(c.hidden_size, dtype=torch.float32, device=device)
@@ -77,21 +77,21 @@ class StepKernels:
         self._active_I = torch.zeros(c.intermediate_size, dtype=backbone.dtype, device=device)
         self._rope_PH = rope_table(c).to(device)
 
-    def run(self, program: Tensor, splits: int) -> None:
+    def run(self, program: Tensor, attention: AttentionTile) -> None:
         """Launch one step over a program [visits, 2] of blocks and slots."""
         k, c, w, t = self._kernels, self._config, self._weights, self._tiling
         D, pdl = c.hidden_size, self._pdl
         padded = power_of_two(D)
         k.embed_kernel[(1,)](self._hidden_D, w.embed_VD, self.state, D, padded, pdl, num_warps=4)
         for visit in program:
-            self._visit(visit, splits)
+            self._visit(visit, attention)
         k.lm_head_kernel[(t.lm_head_programs,)](
             self.logits_V, self._hidden_D, w.final_norm_D, w.lm_head_VD, self.state,
             EPS=c.rms_eps, D=D, V=c.vocab_size,
             PROGRAMS=t.lm_head_programs, PDL=pdl, num_warps=t.lm_head.warps, **t.lm_head.sizes, **self._launch,
         )  # fmt: skip
 
-    def _visit(self, visit: Tensor, splits: int) -> None:
+    def _visit(self, visit: Tensor, attention: AttentionTile) -> None:
         k, c, w, t, pdl = self._kernels, self._config, self._weights, self._tiling, self._pdl
         D, I = c.hidden_size, c.intermediate_size  # noqa: E741 - the shape letters of the kernels
         heads = {"Q": c.num_heads, "H": c.head_dim}
@@ -100,15 +100,15 @@ class StepKernels:
             EPS=c.rms_eps, D=D, KV=c.num_kv_heads, PDL=pdl,
             num_warps=t.qkv.warps, **heads, **t.qkv.sizes, **self._launch,
         )  # fmt: skip
-        k.attention_kernel[(c.num_kv_heads, splits)](
+        k.attention_kernel[(c.num_kv_heads, attention.splits)](
             self._partial, self._lse, self._query, visit, self.state,
-            KV=c.num_kv_heads, GP=max(16, power_of_two(c.num_heads // c.num_kv_heads)), S=splits,
-            BN=t.attention_block, PDL=pdl, num_warps=t.attention_warps, num_stages=1, **heads, **self._launch,
+            KV=c.num_kv_heads, GP=max(16, power_of_two(c.num_heads // c.num_kv_heads)), PDL=pdl,
+            **attention.sizes, **heads, **self._launch,
         )  # fmt: skip
         k.output_kernel[(-(-D // t.output.rows),)](
             self._hidden_D, self._partial, self._lse, w.o_LDH, visit,
-            D=D, QP=power_of_two(c.num_heads), S=splits, SB=min(8, splits), R=t.output.rows, PDL=pdl,
-            num_warps=t.output.warps, **heads, **self._launch,
+            D=D, QP=power_of_two(c.num_heads), S=attention.splits, SB=min(8, attention.splits), R=t.output.rows,
+            PDL=pdl, num_warps=t.output.warps, **heads, **self._launch,
         )  # fmt: skip
         k.gate_up_kernel[(t.gate_up_programs,)](
             self._active_I, self._hidden_D, w.mlp_norm_LD, w.gate_up_LFD, visit,
@@ -157,11 +157,11 @@ class TritonStepper:
         device, is_cuda = backbone.device, backbone.device.type == "cuda"
         self.pdl = pdl = pdl_supported(device) if pdl is None else pdl
         count = torch.cuda.get_device_properties(device).multi_processor_count if is_cuda else MULTIPROCESSORS
-        self._tiling = tiling or choose_tiling(backbone.config, count)
+        self._tiling = tiling or choose_tiling(backbone.config, count, backbone.dtype.itemsize)
         self.kernels = StepKernels(backbone, self._tiling, pdl)
         # Triton launches on the thread's current device, whatever device the tensors are on.
         self.on_device = torch.cuda.device(device) if is_cuda else nullcontext()
-        self._graphs: OrderedDict[tuple[int, int], _Captured] = OrderedDict()
+        self._graphs: OrderedDict[tuple[int, AttentionTile], _Captured] = OrderedDict()
         self.pool = torch.cuda.graph_pool_handle() if is_cuda else None
         where = torch.cuda.get_device_name(device) if is_cuda else "Triton's interpreter"
         self.reason = f"fused kernels on {where}, {'with' if pdl else 'without'} programmatic dependent launch"
@@ -192,16 +192,16 @@ class TritonStepper:
 
     def replay(self, count: int, end: int, visits: tuple[Visit, ...]) -> None:
         """Feed the next `count` tokens that lie on the device, the last of them before position `end`."""
-        splits = next(splits for positions, splits in self._tiling.splits.items() if end <= positions)
-        captured = self._captured(visits, splits)
+        attention = next(tile for positions, tile in self._tiling.attention.items() if end <= positions)
+        captured = self._captured(visits, attention)
         for _ in range(count):
             if captured.graph is None:
-                self.kernels.run(captured.program, splits)
+                self.kernels.run(captured.program, attention)
             else:
                 captured.graph.replay()
 
-    def _captured(self, visits: tuple[Visit, ...], splits: int) -> _Captured:
-        key = (len(visits), splits)
+    def _captured(self, visits: tuple[Visit, ...], attention: AttentionTile) -> _Captured:
+        key = (len(visits), attention)
         captured = self._graphs.pop(key, None)
         is_new = captured is None
         if captured is None:
@@ -214,7 +214,7 @@ class TritonStepper:
             captured.visits = visits
         if is_new and self._backbone.device.type == "cuda":
             # The launch before the recording writes the KV that the first replay will write.
-            launch = partial(self.kernels.run, captured.program, splits)
+            launch = partial(self.kernels.run, captured.program, attention)
             captured.graph = capture(launch, self.pool, restored=(self.kernels.state,))
         return captured
 

@@ -15,7 +15,7 @@ from layerroute.backbone.batch import Row, RowByRow, group_by_program, select_ba
 from layerroute.backbone.kv_cache import Visit, visits_of
 from layerroute.backbone.stepper import EagerStepper
 from layerroute.backbone.triton_batch import TritonBatchStepper, why_not
-from layerroute.backbone.triton_tiling import BatchTile, choose_batch_tiling
+from layerroute.backbone.triton_tiling import AttentionTile, BatchTile, choose_batch_tiling
 from layerroute.benchmark import SHAPES
 from layerroute.errors import RequestError
 from layerroute.program import LayerProgram
@@ -31,9 +31,11 @@ def backends(folder, **changes):
     """A small backbone, and a stepper whose tiles are so small that every loop goes round more than once."""
     backbone = load(save(random_model(num_hidden_layers=3, **changes), folder))
     tiling = choose_batch_tiling(backbone.config, multiprocessors=1)
-    hidden = BatchTile(min(8, backbone.config.head_dim), warps=2, most_columns=32)
-    small = {"qkv": hidden, "residual": hidden, "gate_up": hidden, "lm_head": replace(hidden, rows=16)}
-    return backbone, TritonBatchStepper(backbone, replace(tiling, **small, splits=4, attention_block=4))
+    hidden = BatchTile(min(16, backbone.config.head_dim), columns=16)
+    small = {"qkv": hidden, "output": hidden, "gate_up": hidden, "down": hidden, "lm_head": replace(hidden, rows=16)}
+    return backbone, TritonBatchStepper(
+        backbone, replace(tiling, **small, output_heads=1, down_parts=3, attention=AttentionTile(4, 4))
+    )
 
 
 @torch.inference_mode()
@@ -159,6 +161,17 @@ def test_rows_are_grouped_by_program():
     assert group_by_program([a, b, a, b, b]) == [[0, 2], [1, 3, 4]]
     assert [len(group) for group in group_by_program([a] * 70)] == [32, 32, 6]
     assert group_by_program([]) == []
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_tiles_and_parts_cover_every_qwen_shape(name):
+    """Tiles of pairs lie within heads; parts of a product hold all of its columns, and each holds some."""
+    c, t = SHAPES[name], choose_batch_tiling(SHAPES[name])
+    assert c.head_dim % t.qkv.rows == 0
+    assert c.num_heads % t.output_heads == 0
+    length = t.down_length(c.intermediate_size)
+    assert length % t.down.columns == 0
+    assert length * t.down_parts >= c.intermediate_size
 
 
 def test_a_dtype_or_device_it_cannot_serve_says_why():

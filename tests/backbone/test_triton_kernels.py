@@ -12,7 +12,7 @@ from qwen2 import load, random_model, save
 
 from layerroute.backbone.kv_cache import Visit, visits_of
 from layerroute.backbone.triton_step import TritonStepper, why_not
-from layerroute.backbone.triton_tiling import choose_tiling
+from layerroute.backbone.triton_tiling import AttentionTile, choose_tiling
 from layerroute.benchmark import SHAPES
 from layerroute.program import LayerProgram
 
@@ -35,7 +35,7 @@ def backends(folder, splits=4, **changes):
     """A small backbone, and a stepper whose blocks of positions are so small that splits need several."""
     backbone = load(save(random_model(num_hidden_layers=3, **changes), folder))
     tiling = choose_tiling(backbone.config, multiprocessors=1)
-    return backbone, TritonStepper(backbone, replace(tiling, splits={1 << 30: splits}, attention_block=4))
+    return backbone, TritonStepper(backbone, replace(tiling, attention={1 << 30: AttentionTile(splits, 4)}))
 
 
 @torch.inference_mode()
@@ -84,6 +84,17 @@ def test_positions_and_pieces(tmp_path, start, splits):
     compare(backbone, stepper, (Visit(1, 0), Visit(1, 3)), start, [5, 96] if start < 2 else [5])
 
 
+@interpreted
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("start", [8, 9])
+def test_attention_is_cut_by_the_position(tmp_path, start):
+    """The last position that two splits of one step reach, and the first one beyond them."""
+    backbone, _ = backends(tmp_path)
+    reaches = {9: AttentionTile(2, 4), 1 << 30: AttentionTile(4, 4)}
+    stepper = TritonStepper(backbone, replace(choose_tiling(backbone.config, 1), attention=reaches))
+    compare(backbone, stepper, visits_of(LayerProgram((0, 2), 3), "sequence"), start, [5])
+
+
 def test_a_device_it_cannot_serve_says_why():
     reason = why_not(SHAPES["Qwen2.5-0.5B"], torch.bfloat16, torch.device("cpu"))
     assert reason == "the device is cpu, not a CUDA GPU"
@@ -97,3 +108,7 @@ def test_every_qwen_shape_gets_enough_programs(name):
     assert min(*grids, t.gate_up_programs, t.lm_head_programs) >= 132
     assert t.qkv.columns >= c.hidden_size
     assert c.head_dim // 2 % t.qkv.rows == 0
+    reaches = list(t.attention.items())
+    assert all(reach == tile.splits * tile.block + 1 for reach, tile in reaches[:-1])
+    assert [reach for reach, _ in reaches] == sorted(reach for reach, _ in reaches)
+    assert reaches[-1][0] >= c.max_positions

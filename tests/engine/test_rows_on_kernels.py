@@ -8,7 +8,7 @@ from interpreter import interpreted, pass_under_the_interpreter
 from qwen2 import random_model, save
 
 from layerroute.backbone.triton_batch import TritonBatchStepper
-from layerroute.backbone.triton_tiling import BatchTile, choose_batch_tiling
+from layerroute.backbone.triton_tiling import AttentionTile, BatchTile, choose_batch_tiling
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.engine import Engine
 from layerroute.engine.request import GenerationRequest, OutputConstraint, Sampling, ToolSpec
@@ -37,8 +37,10 @@ def test_answers_are_those_of_single_rows(tmp_path, tokenizer):
     batched = Engine(EngineConfig(model=str(tmp_path), device="cpu", max_batch_size=3))
     backbone = batched.load().backbone
     tiling = choose_batch_tiling(backbone.config, multiprocessors=1)  # as few launches as the kernels allow
-    few = {name: BatchTile(32, warps=2, most_columns=64) for name in ("residual", "gate_up")}
-    stepper = TritonBatchStepper(backbone, replace(tiling, **few, lm_head=BatchTile(128, 2, 32), splits=1))
+    few = {name: BatchTile(64, columns=64) for name in ("output", "gate_up", "down")}
+    stepper = TritonBatchStepper(
+        backbone, replace(tiling, **few, lm_head=BatchTile(128, columns=32), attention=AttentionTile(1, 64))
+    )
     vars(batched.load())["batch_stepper"] = stepper
     sizes, step = [], stepper.step
     stepper.step = lambda rows, visits: (sizes.append(len(rows)), step(rows, visits))[1]

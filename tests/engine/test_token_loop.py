@@ -16,7 +16,7 @@ from layerroute.backbone.kv_cache import visits_of
 from layerroute.backbone.stepper import EagerStepper
 from layerroute.backbone.triton_loop import DrawRule, TritonLoop, threshold
 from layerroute.backbone.triton_step import TritonStepper
-from layerroute.backbone.triton_tiling import Tile, choose_tiling
+from layerroute.backbone.triton_tiling import AttentionTile, Tile, choose_tiling
 from layerroute.engine.accounting import Meter, Stopwatch
 from layerroute.engine.decode import Decoder
 from layerroute.engine.request import Delta, Sampling
@@ -74,7 +74,9 @@ def fused_stepper(backbone):
     tiling = choose_tiling(backbone.config, multiprocessors=1)
     tile = Tile(16, 32, 4)
     few = {"output": tile, "down": Tile(16, 64, 4), "gate_up": tile, "gate_up_programs": 1, "lm_head_programs": 1}
-    return TritonStepper(backbone, replace(tiling, **few, lm_head=Tile(64, 32, 4), splits={1 << 30: 1}))
+    return TritonStepper(
+        backbone, replace(tiling, **few, lm_head=Tile(64, 32, 4), attention={1 << 30: AttentionTile(1, 64)})
+    )
 
 
 @torch.inference_mode()
