@@ -77,12 +77,12 @@ class Decoder:
             if forced:
                 loop.feed(forced)
                 drawn += len(forced)
-            mask_V = self.mask()
+            mask_W = self.mask()
             if len(answer.ids) > answer.fed:
                 meter.add(len(answer.ids) - answer.fed, num_prompt_tokens + answer.fed, num_visits, 1)
                 answer.fed = len(answer.ids)
             while drawn < min(len(answer.ids) + ahead + 1, self._max_tokens):
-                loop.sample(mask_V)
+                loop.sample(mask_W)
                 drawn += 1
                 if drawn < self._max_tokens:  # the last token never needs to be fed
                     loop.step()
@@ -110,7 +110,7 @@ class Decoder:
         return list(forced)
 
     def mask(self) -> Tensor | None:
-        """Tokens that may be drawn next: bool [V] on the CPU, or None for all."""
+        """Tokens that may be drawn next, packed, int32 [W] on the CPU, or None for all."""
         if self._grammar is None:
             return None
         with self._watch.time("mask"):
