@@ -40,6 +40,7 @@ class Decoder:
         emit: takes each delta as soon as it is settled.
         cancelled: asked before every token.
         watch: takes the time spent on masks.
+        fast_forward: whether tokens that the grammar leaves no choice about are taken without a draw.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Decoder:
         emit: Callable[[Delta], None],
         cancelled: Callable[[], bool],
         watch: Stopwatch,
+        fast_forward: bool = True,
     ) -> None:
         self.answer = Answer()
         self._grammar = grammar
@@ -60,6 +62,7 @@ class Decoder:
         self._emit = emit
         self._cancelled = cancelled
         self._watch = watch
+        self._fast_forward = fast_forward
 
     def run(self, loop: TokenLoop, num_prompt_tokens: int, num_visits: int, meter: Meter) -> None:
         """Decode until an end token, a stop string, the token limit, or cancellation.
@@ -97,7 +100,7 @@ class Decoder:
 
     def force(self) -> list[int]:
         """Take the tokens that the grammar leaves no choice about, up to the end of the answer; they are to be fed."""
-        if self._grammar is None or self.ended:
+        if self._grammar is None or not self._fast_forward or self.ended:
             return []
         with self._watch.time("mask"):
             forced = self._grammar.forced()
