@@ -15,6 +15,7 @@ from layerroute.backbone.config import read_config
 from layerroute.backbone.model import Backbone
 from layerroute.benchmark import answers, measure, rates, results, stock, suite
 from layerroute.benchmark.whole_engine import WholeEngine
+from layerroute.benchmark.words import tokenizer_for
 from layerroute.cli import main
 from layerroute.errors import DeviceError, RequestError
 from layerroute.flops import decode_step_bytes
@@ -82,9 +83,9 @@ def test_what_is_timed_is_what_runs(folder, visits):
     short = 1 + answers.GENERATION_RUNS  # answers of one token: warm-up, timed
     long = 2 + answers.GENERATION_RUNS  # and streamed
     whole = 1 + measure.ENGINE_RUNS  # each time the bare steps of the answer, too
-    depths = 3 + 6  # through the whole engine half and full depth are timed
+    bare, answered = 3 + 6, 3 + 2 * 6  # half depth in one mode, full depth in two
     prompts = 2 + measure.PROMPT_RUNS
-    per_token = 6 * long + 2 * whole * depths
+    per_token = 6 * long + whole * (bare + answered)
     rows = 1 + 3
     assert visits == {
         (20, 1): rows * sum(lengths) * (STEPS + measure.WARM_UP_STEPS) + per_token,
@@ -94,7 +95,7 @@ def test_what_is_timed_is_what_runs(folder, visits):
         # Uncached: before the steps of one row, of three and (twice) of the engine, in its first answer, in the other
         # answers, and as the history of the next turn.
         (0, 20): 6 * (1 + 1 + 2 + 1 + short + long + 1),
-        (19, 1): 6 * (2 * whole - 1),  # the whole engine keeps its prompt, but for the token whose logits it needs
+        (19, 1): 6 * (3 * whole - 1),  # the whole engine keeps its prompt, but for the token whose logits it needs
         (20, 100): 6 * prompts,
     }
     assert [(prompt.cached_tokens, prompt.new_tokens) for prompt in result.prompts] == [(0, 9), (0, 30)]
@@ -105,7 +106,11 @@ def test_the_visits_of_each_time_are_counted(folder):
     result = benchmark.run(str(folder), context=20, steps=STEPS, batches=[2])
     assert [entry.visits_per_token for entry in result.programs] == [0, 1, 3, 4, 5, 6]
     assert [entry.visits_per_token for entry in result.batches] == [0, 1, 3, 4, 5, 6]
-    assert [entry.visits_per_token for entry in result.engine] == [3, 6]
+    assert [(entry.mode, entry.visits_per_token) for entry in result.engine] == [
+        ("greedy", 3),
+        ("greedy", 6),
+        ("top-p 0.9", 6),
+    ]
 
 
 def test_a_backend_that_runs_other_blocks_is_found_out(folder, monkeypatch):
@@ -176,11 +181,95 @@ def test_the_whole_engine_streams_every_token(folder):
     backbone = load(folder)
     stepper = suite.make_stepper(backbone, "eager")
     subject = measure.Subject(backbone, stepper, 64)
-    program = LayerProgram((1, 4), 6)
-    arrivals, report = WholeEngine(backbone, stepper, 64).answer(subject.ids(20), program, 12)
+    engine, program = WholeEngine(backbone, stepper, 64), LayerProgram((1, 4), 6)
+    arrivals, report = engine.answer(engine.deltas(subject.ids(20), program, 12))
     assert len(arrivals) == 12  # as many pieces of text
     assert arrivals == sorted(arrivals)
     assert (report.program, report.generated_tokens, report.decode.executed) == ("1,4", 12, 2 * 11)
+
+
+@pytest.fixture
+def speaking(tmp_path, monkeypatch):
+    """A shape whose vocabulary has room for chat and tool calls, and for words of its own."""
+    config = read_config(save(random_model(vocab_size=16500, max_position_embeddings=2048), tmp_path))
+    monkeypatch.setitem(benchmark.SHAPES, "Small", config)
+    return config
+
+
+def test_every_way_to_read_an_answer_is_timed(speaking):
+    from langchain_layerroute.benchmark import stream
+
+    result = benchmark.run(shape="Small", context=40, steps=STEPS, streams={"LangChain": stream})
+    full = [entry for entry in result.engine if entry.blocks == 6]
+    assert [entry.mode for entry in full] == ["greedy", "top-p 0.9", "a grammar's mask for each token", "LangChain"]
+    assert [(entry.tokens, entry.visits_per_token) for entry in full] == [(STEPS, 6)] * 4
+    assert [entry.mask_us_per_token > 0 for entry in full] == [False, False, True, True]
+    assert not {"LangChain", "a grammar's mask for each token"} & set(result.left_out)
+
+
+def test_a_stream_that_fails_ends_the_benchmark(speaking):
+    def stream(engine, program, context, num_tokens):
+        def read(arrived):
+            raise RuntimeError("nobody listens")
+
+        return read
+
+    with pytest.raises(RuntimeError, match="nobody listens"):
+        benchmark.run(shape="Small", context=40, steps=STEPS, streams={"broken": stream})
+
+
+def test_a_small_vocabulary_speaks_no_language(folder):
+    result = benchmark.run(str(folder), context=20, steps=STEPS, streams={"LangChain": None})
+    assert result.left_out["LangChain"] == "a vocabulary of 97 has no chat format"
+    assert result.left_out["a grammar's mask for each token"] == "a vocabulary of 97 has no chat format"
+
+
+def test_words_are_made_up_for_every_token():
+    tokenizer = tokenizer_for(17000)
+    assert sorted(tokenizer.get_vocab().values()) == list(range(17000))
+    assert all(tokenizer.decode([token]) for token in range(17000))
+    text = "<|im_start|>user\nHello there<|im_end|>"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("<tool_call>") == [tokenizer.get_vocab()["<tool_call>"]]
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+# An agent's turn.
+
+
+def test_a_turn_runs_what_it_says(speaking, capsys):
+    pytest.importorskip("langchain")
+    from langchain_layerroute.benchmark import time_agent_turns
+
+    turns = time_agent_turns(shape="Small", turns=1)
+    assert {turn.program for turn in turns} == {"0-1,4-5", "0-5"}
+    assert [(turn.fast_forward, turn.router) for turn in turns] == [
+        (True, "static"),
+        (False, "static"),
+        (True, "full"),
+        (False, "full"),
+    ]
+    for turn in turns:
+        fed = turn.generated_tokens - 1  # the end token is not
+        visits = 4 if turn.router == "static" else 6
+        assert (turn.visits_executed, turn.visits_skipped) == (fed * visits, fed * (6 - visits))
+        assert (turn.fast_forwarded_tokens > 10) == turn.fast_forward
+        assert turn.decode_steps < fed if turn.fast_forward else turn.decode_steps == fed
+        assert set(turn.call) == {"title", "date", "time"}
+        assert 30 <= len(turn.call["title"]) <= 60
+        assert turn.turn_ms > turn.decode_ms > 0
+    assert main(["bench", "--agent-turn", "--shape", "Small", "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out.splitlines()[-1])["agent_turns"]) == 4
+    assert "random weights: the call is forced" in err
+
+
+def test_a_turn_of_an_unknown_shape_is_refused():
+    pytest.importorskip("langchain")
+    from langchain_layerroute.benchmark import time_agent_turns
+
+    with pytest.raises(RequestError, match=r"Qwen2\.5-7B"):
+        time_agent_turns(shape="Qwen9")
 
 
 def test_what_ends_the_engine_ends_the_benchmark(folder, monkeypatch):
@@ -198,11 +287,16 @@ def test_a_token_through_the_engine_is_held_against_its_step(clock):
     subject._cache = lambda _: None
     seconds = iter([9.0, 1.0, 2.0, 4.0, 1.0, 2.0])  # of ten steps each
     subject._bare_steps = lambda *_: next(seconds)
-    report = SimpleNamespace(decode=SimpleNamespace(executed=20))
-    answers = iter([50.0, 1.5, 2.2, 4.4, 1.2, 2.0])
-    engine = SimpleNamespace(answer=lambda *_: ([100.0, 101.0, 100.0 + next(answers)], report))
-    timed = subject.time_engine(engine, LayerProgram((1, 2, 4), 6), 20, 11)
-    assert timed == results.EngineTime(3, 11, 2.0, 200000.0, 200000.0, 1.1)
+    report = SimpleNamespace(
+        decode=SimpleNamespace(executed=20), generated_tokens=11, milliseconds=SimpleNamespace(mask=30.0)
+    )
+    spans = {"one": iter([50.0, 1.5, 2.2, 4.4, 1.2, 2.0]), "two": iter([99.0, 3.0, 6.0, 12.0, 3.0, 6.0])}
+    engine = SimpleNamespace(answer=lambda span: ([100.0, 101.0, 100.0 + next(span)], report))
+    timed = subject.time_engine(engine, spans, LayerProgram((1, 2, 4), 6), 20, 11)
+    assert timed == (
+        results.EngineTime("one", 3, 11, 2.0, 200000.0, 200000.0, 3000.0, 1.1),
+        results.EngineTime("two", 3, 11, 2.0, 200000.0, 600000.0, 3000.0, 3.0),
+    )
 
 
 def test_numbers_are_those_of_the_clock(folder, clock, monkeypatch):
@@ -233,7 +327,7 @@ def test_numbers_are_those_of_the_clock(folder, clock, monkeypatch):
     ]
     assert (result.saved_per_block_us, result.linearity, result.r_squared) == (1.0, 1.0, 1.0)
     assert (result.prompts[0].prefill_ms, result.next_turn.prefill_ms) == (0.007, 0.007)
-    assert [entry.bare_us_per_token for entry in result.engine] == [4.0, 7.0]
+    assert [entry.bare_us_per_token for entry in result.engine] == [4.0, 7.0, 7.0]
     assert "one row after the other" in result.batch_reason
 
 
@@ -285,8 +379,9 @@ def test_the_comparison_says_how_far_the_answers_agree(folder):
 def test_without_a_comparison_it_says_so(folder):
     result = benchmark.run(str(folder), context=20, steps=STEPS)  # on a CPU it has to be asked for
     assert len(result.generation) == 1
-    assert set(result.left_out.values()) == {"not asked for: --compare-transformers"}
-    assert len(result.left_out) == 2
+    assert [reason for name, reason in result.left_out.items() if "transformers" in name] == [
+        "not asked for: --compare-transformers"
+    ] * 2
 
 
 @pytest.mark.parametrize("method", ["__init__", "generate"])
@@ -382,7 +477,7 @@ def test_a_shape_is_timed_with_random_weights(folder, monkeypatch):
 def test_a_model_of_one_block_is_timed(tmp_path):
     result = benchmark.run(str(save(random_model(num_hidden_layers=1), tmp_path)), context=20, steps=STEPS)
     assert [entry.blocks for entry in result.programs] == [0, 1]
-    assert [entry.blocks for entry in result.engine] == [1]
+    assert [entry.blocks for entry in result.engine] == [1, 1]
 
 
 def test_the_backend_asked_for_is_timed(folder):

@@ -36,7 +36,7 @@ SURFACE = {
     "report": {"FILE", "--json"},
     "bench": {
         *("--model", "--shape", "--device", "--dtype", "--context", "--steps", "--backend", "--json"),
-        *("--compare-transformers", "--no-compare-transformers", "--prompts", "--batch"),
+        *("--compare-transformers", "--no-compare-transformers", "--prompts", "--batch", "--agent-turn"),
     },
     "version": {"--json"},
 }

@@ -18,6 +18,7 @@ from torch import Tensor
 from layerroute.backbone.capture import capture
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
+from layerroute.backbone.token_mask import num_words
 from layerroute.backbone.triton_step import TritonStepper
 from layerroute.backbone.triton_tiling import power_of_two
 from layerroute.errors import BackboneError
@@ -25,12 +26,17 @@ from layerroute.errors import BackboneError
 RING = 64
 MAX_END_IDS = 32
 _GROUP = 1024
-_UNIT = float(2**40)
+_WARPS = 4
+_NARROW_WARPS = 8
+"""More than for one look at each logit: every program also sums up a histogram."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrawRule:
-    """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 keep all tokens."""
+    """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 keep all tokens.
+
+    Filters keep ties of the last token they keep, and no token that lies 32 nats or more below the best.
+    """
 
     temperature: float
     top_k: int
@@ -38,27 +44,11 @@ class DrawRule:
     seed: int
 
     @property
-    def filters(self) -> bool:
-        """Whether a threshold must be found first."""
-        return self.temperature > 0.0 and (self.top_k > 0 or self.top_p < 1.0)
-
-
-def threshold(scaled_V: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """The smallest scaled logit that top_k and then top_p keep, [1].
-
-    Probabilities are added up as integers, so that a seed gives the same draws however the device orders its sums.
-
-    Args:
-        scaled_V: float32 logits over the temperature, -inf where a mask forbids a token.
-        top_k: int64 [1], at least 1.
-        top_p: float64 [1].
-    """
-    sorted_V = scaled_V.sort(descending=True).values
-    among_V = torch.arange(len(sorted_V), device=sorted_V.device) < top_k
-    mass_V = (sorted_V.masked_fill(~among_V, -torch.inf).softmax(0).double() * _UNIT).long()
-    before_V = mass_V.cumsum(0) - mass_V
-    kept_V = among_V & (before_V < top_p * _UNIT)
-    return sorted_V.masked_fill(~kept_V, torch.inf).min().unsqueeze(0)
+    def filters(self) -> tuple[bool, ...]:
+        """The filters that are on, top-k before top-p: whether each goes by probability, not by number."""
+        if self.temperature <= 0.0:
+            return ()
+        return (False,) * (self.top_k > 0) + (True,) * (self.top_p < 1.0)
 
 
 class TritonLoop:
@@ -77,20 +67,20 @@ class TritonLoop:
         device, V = backbone.device, backbone.config.vocab_size
         self._on_cuda = device.type == "cuda"
         self._groups = -(-V // _GROUP)
-        self._best = torch.zeros(self._groups, dtype=torch.float32, device=device)
+        self._best, self._peaks = torch.zeros(2, self._groups, dtype=torch.float32, device=device)
         self._index = torch.zeros(self._groups, dtype=torch.int32, device=device)
-        self._bits_W = torch.full((-(-V // 32),), -1, dtype=torch.int32, device=device)
-        self._bit_32 = torch.arange(32, dtype=torch.int32, device=device)
+        self._bits_W = torch.full((num_words(V),), -1, dtype=torch.int32, device=device)
         self._rule = torch.zeros(2, dtype=torch.float32, device=device)
         self._top_k = torch.ones(1, dtype=torch.int64, device=device)
         self._top_p = torch.ones(1, dtype=torch.float64, device=device)
-        self._threshold = torch.zeros(1, dtype=torch.float32, device=device)
+        most = 2 * len(triton_draw_kernels.DIGITS)
+        self._histograms = torch.zeros(most, triton_draw_kernels.BINS.value, dtype=torch.int64, device=device)
+        self._found = torch.zeros(most + 1, triton_draw_kernels.FOUND_FIELDS.value, dtype=torch.int64, device=device)
         self._draws = torch.zeros(4, dtype=torch.int64, device=device)
         self._ends = torch.zeros(MAX_END_IDS, dtype=torch.int64, device=device)
-        self._ring = torch.zeros(RING, dtype=torch.int64, device=device)
-        self._read = torch.zeros(RING, dtype=torch.int64, pin_memory=self._on_cuda)
+        self._ring = torch.zeros(RING, dtype=torch.int64, pin_memory=self._on_cuda)  # the device writes to the host
         self._masks = torch.zeros(2 * (self.ahead + 1), len(self._bits_W), dtype=torch.int32, pin_memory=self._on_cuda)
-        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}  # by whether a threshold is found
+        self._graphs: dict[tuple[bool, ...], torch.cuda.CUDAGraph] = {}  # by the filters
         self._waiting: deque[tuple[int, int, torch.cuda.Event | None]] = deque()  # place in the ring, tokens fed, ready
 
     def begin(
@@ -119,31 +109,32 @@ class TritonLoop:
         self._waiting.clear()
         greedy = rule.temperature <= 0.0
         self._put(self._rule, [1.0 if greedy else 1.0 / max(rule.temperature, 1e-6), 0.0 if greedy else 1.0])
-        self._put(self._top_k, [rule.top_k or len(logits_V)])
-        self._put(self._top_p, [rule.top_p if rule.top_p < 1.0 else 2.0])
+        self._put(self._top_k, [rule.top_k])
+        self._put(self._top_p, [rule.top_p])
         self._put(self._draws, [rule.seed, 0, 0, 0])
         self._put(self._ends, [*end_ids, *[-3] * (MAX_END_IDS - len(end_ids))])
-        self._threshold.fill_(-torch.inf)
         self._bits_W.fill_(-1)
-        self._open = True
+        self._mask_W: Tensor | None = None
         with self._stepper.on_device:
             self._stepper.upload(position, cache, [0])
             self._stepper.kernels.logits_V.copy_(logits_V)
 
-    def sample(self, mask_V: Tensor | None) -> None:
+    def sample(self, mask_W: Tensor | None) -> None:
         """Draw the next token from the latest logits; `take` will give it.
 
         Args:
-            mask_V: bool [V] on the CPU, True for tokens that may be drawn, or None for all.
+            mask_W: tokens that may be drawn, packed, int32 [W] on the CPU, or None for all. The same tensor again is
+                taken for the same mask.
         """
-        if mask_V is not None:
+        if mask_W is None:
+            if self._mask_W is not None:
+                self._bits_W.fill_(-1)
+        elif mask_W is not self._mask_W:
             # A page of memory that the copy of an earlier mask may still read is not written again.
             staged_W = self._masks[self._drawn % len(self._masks)]
-            staged_W.copy_(_packed(mask_V))
+            staged_W.copy_(mask_W)
             self._bits_W.copy_(staged_W, non_blocking=True)
-        elif not self._open:
-            self._bits_W.fill_(-1)
-        self._open = mask_V is None
+        self._mask_W = mask_W
         with self._stepper.on_device:
             self._replay(self._rule_now.filters)
             ready = None
@@ -176,7 +167,7 @@ class TritonLoop:
             ready.synchronize()
         for visit in self._visits:  # counted here: what ran ahead of the end is no part of the answer
             self._backbone.executed_L[visit.block] += fed
-        token = int(self._read[place])
+        token = int(self._ring[place])
         if token == self._kernels.AFTER_THE_END.value:
             raise BackboneError("the answer has ended: begin another before more tokens are taken")
         if token < 0:
@@ -187,44 +178,48 @@ class TritonLoop:
         self._position += count
         self._fed += count
 
-    def _replay(self, filters: bool) -> None:
+    def _replay(self, filters: tuple[bool, ...]) -> None:
         if not self._on_cuda:
             self._run(filters)
             return
         if filters not in self._graphs:
-            restored = (self._draws, self._stepper.kernels.state, self._ring)
+            restored = (self._draws, self._stepper.kernels.state)
             self._graphs[filters] = capture(partial(self._run, filters), self._stepper.pool, restored)
         self._graphs[filters].replay()
 
-    def _run(self, filters: bool) -> None:
+    def _run(self, filters: tuple[bool, ...]) -> None:
         k, state, logits_V = self._kernels, self._stepper.kernels.state, self._stepper.kernels.logits_V
         pdl = self._stepper.pdl
-        if filters:
-            allowed_V = ((self._bits_W[:, None] >> self._bit_32) & 1).view(-1)[: len(logits_V)] != 0
-            scaled_V = (logits_V * self._rule[0]).masked_fill(~allowed_V, -torch.inf)
-            self._threshold.copy_(threshold(scaled_V, self._top_k, self._top_p))
+        follow = {"launch_pdl": True} if pdl else {}
+        sizes = {"V": len(logits_V), "BN": _GROUP, "PDL": pdl}
+        groups = {"GROUPS": self._groups, "GP": power_of_two(self._groups)}
+        narrowings = [(shift, by_mass) for by_mass in filters for shift in k.DIGITS]
+        if narrowings:
+            bins = len(narrowings) * k.BINS.value
+            k.peak_kernel[(self._groups,)](
+                self._peaks, self._histograms, self._found, logits_V, self._bits_W,
+                ZEROS=power_of_two(-(-bins // self._groups)), TOTAL=bins, num_warps=_WARPS, **sizes,
+            )  # fmt: skip
+        before = (0, False)
+        for number, (shift, by_mass) in enumerate(narrowings):
+            k.narrow_kernel[(self._groups,)](
+                self._histograms, self._found, self._peaks, logits_V, self._bits_W, self._rule, self._top_k,
+                self._top_p, NUMBER=number, SHIFT=shift, BY_MASS=by_mass, SHIFT_BEFORE=before[0],
+                BY_MASS_BEFORE=before[1], num_warps=_NARROW_WARPS, **groups, **sizes, **follow,
+            )  # fmt: skip
+            before = (shift, by_mass)
         k.draw_kernel[(self._groups,)](
-            self._best, self._index, logits_V, self._bits_W, self._rule, self._threshold, self._draws, state,
-            V=len(logits_V), BN=_GROUP, PDL=pdl, num_warps=4,
+            self._best, self._index, self._peaks, self._histograms, self._found, logits_V, self._bits_W, self._rule,
+            self._top_k, self._top_p, self._draws, state,
+            NARROWINGS=len(narrowings), BY_MASS_BEFORE=before[1], num_warps=_NARROW_WARPS if narrowings else _WARPS,
+            **groups, **sizes, **(follow if narrowings else {}),
         )  # fmt: skip
         k.pick_kernel[(1,)](
             self._ring, self._draws, state, self._best, self._index, self._ends,
-            GROUPS=self._groups, GP=power_of_two(self._groups), RING=RING, ENDS=MAX_END_IDS, PDL=pdl, num_warps=4,
-            **({"launch_pdl": True} if pdl else {}),
+            RING=RING, ENDS=MAX_END_IDS, PDL=pdl, num_warps=_WARPS, **groups, **follow,
         )  # fmt: skip
-        self._read.copy_(self._ring, non_blocking=True)
 
     @staticmethod
     def _put(target: Tensor, values: Sequence[float]) -> None:
         # From pageable memory the driver takes its own copy before it returns, so nothing has to be waited for.
         target.copy_(torch.tensor(values, dtype=target.dtype), non_blocking=True)
-
-
-def _packed(mask_V: Tensor) -> Tensor:
-    """Bit t % 32 of word t // 32 is entry t: int32 [W]."""
-    import numpy as np
-
-    bytes_of_mask = np.packbits(mask_V.numpy(), bitorder="little")
-    padded = np.zeros(-(-len(mask_V) // 32) * 4, dtype=np.uint8)
-    padded[: len(bytes_of_mask)] = bytes_of_mask
-    return torch.from_numpy(padded.view(np.int32))

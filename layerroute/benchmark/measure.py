@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from layerroute.backbone.stepper import Stepper
 from layerroute.benchmark.answers import Generate
 from layerroute.benchmark.rates import wait
 from layerroute.benchmark.results import EngineTime, PromptTime
-from layerroute.benchmark.whole_engine import WholeEngine
+from layerroute.benchmark.whole_engine import Read, WholeEngine
 from layerroute.engine.accounting import Meter, Stopwatch
 from layerroute.engine.prefill import Prefill, Prefilled
 from layerroute.engine.prefix_cache import Conversation, PrefixCache
@@ -23,6 +23,7 @@ from layerroute.engine.request import Sampling
 from layerroute.engine.token_loop import TokenLoops
 from layerroute.flops import BackboneShape, forward_flops
 from layerroute.program import LayerProgram
+from layerroute.report import StepReport
 from layerroute.routers.fixed import FullRouter
 
 PROMPT_RUNS = 5
@@ -149,25 +150,21 @@ class Subject:
                 counted[program] += sum(self.backbone.executed_L) - before
         return {program: Samples(microseconds[program], counted[program]) for program in visits}
 
-    def time_engine(self, engine: WholeEngine, program: LayerProgram, context: int, num_tokens: int) -> EngineTime:
+    def time_engine(
+        self, engine: WholeEngine, modes: Mapping[str, Read], program: LayerProgram, context: int, num_tokens: int
+    ) -> tuple[EngineTime, ...]:
         """Time answers of `num_tokens` tokens through the whole engine and, in turns with them, their steps alone."""
-        ids, cache = self.ids(context), self._cache(context)
-        bare, whole, visits = [], [], 0
+        cache = self._cache(context)
+        bare: list[float] = []
+        whole: dict[str, list[tuple[float, StepReport]]] = {mode: [] for mode in modes}
         for run in range(-1, ENGINE_RUNS):  # the first captures and warms up
             seconds = self._bare_steps(program, context, num_tokens - 1, cache)
-            arrivals, report = engine.answer(ids, program, num_tokens)
+            answers = {mode: engine.answer(read) for mode, read in modes.items()}
             if run >= 0:
                 bare.append(1e6 * seconds / (num_tokens - 1))
-                whole.append(1e6 * (arrivals[-1] - arrivals[0]) / (num_tokens - 1))
-                visits += report.decode.executed
-        return EngineTime(
-            blocks=program.num_visits,
-            tokens=num_tokens,
-            visits_per_token=visits / ENGINE_RUNS / (num_tokens - 1),
-            bare_us_per_token=round(statistics.median(bare), 1),
-            us_per_token=round(statistics.median(whole), 1),
-            ratio=round(statistics.median(a / b for a, b in zip(whole, bare, strict=True)), 4),
-        )
+                for mode, (arrivals, report) in answers.items():
+                    whole[mode].append((1e6 * (arrivals[-1] - arrivals[0]) / (report.generated_tokens - 1), report))
+        return tuple(_engine_time(mode, program, bare, answers) for mode, answers in whole.items())
 
     @torch.inference_mode()
     def _bare_steps(self, program: LayerProgram, context: int, steps: int, cache: KVCache) -> float:
@@ -213,6 +210,22 @@ class Subject:
             return tokens
 
         return generate
+
+
+def _engine_time(
+    mode: str, program: LayerProgram, bare: Sequence[float], answers: Sequence[tuple[float, StepReport]]
+) -> EngineTime:
+    fed = sum(report.generated_tokens - 1 for _, report in answers)
+    return EngineTime(
+        mode=mode,
+        blocks=program.num_visits,
+        tokens=answers[0][1].generated_tokens,
+        visits_per_token=sum(report.decode.executed for _, report in answers) / fed,
+        bare_us_per_token=round(statistics.median(bare), 1),
+        us_per_token=round(statistics.median(whole for whole, _ in answers), 1),
+        mask_us_per_token=round(1e3 * sum(report.milliseconds.mask for _, report in answers) / fed, 1),
+        ratio=round(statistics.median(whole / step for (whole, _), step in zip(answers, bare, strict=True)), 4),
+    )
 
 
 def causal_flops(shape: BackboneShape, cached: int, new: int) -> int:

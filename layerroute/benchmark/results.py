@@ -63,19 +63,23 @@ class EngineTime:
     """Time per token through the whole engine beside the decode steps alone, at the same positions, in turns; medians.
 
     Attributes:
+        mode: how tokens are drawn and who reads them.
         blocks: block visits of each token, by the program; visits_per_token: as the engine's report counts them.
-        tokens: length of each greedy answer.
+        tokens: length of each answer.
         bare_us_per_token: decode steps alone, none of them waited for by the host.
         us_per_token: from one token's text in the hands of another thread to the next one's: drawing, detokenising and
             streaming included.
-        ratio: of the two.
+        mask_us_per_token: of that, what the host spent on grammar masks, while the device stepped.
+        ratio: of the two times, in the same turn.
     """
 
+    mode: str
     blocks: int
     tokens: int
     visits_per_token: float
     bare_us_per_token: float
     us_per_token: float
+    mask_us_per_token: float
     ratio: float
 
 
@@ -119,9 +123,9 @@ class Benchmark:
         programs: one row, by number of blocks; the last is full depth.
         batches: several rows, likewise for each number of rows.
         prompts: uncached; next_turn: its first `context` tokens are cached.
-        engine: the whole engine, by number of blocks.
+        engine: the whole engine, by number of blocks and mode.
         generation: this engine first, then what it is compared with.
-        left_out: comparisons that were not made, and why.
+        left_out: what was not timed, and why.
     """
 
     model: str

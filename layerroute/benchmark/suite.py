@@ -1,8 +1,9 @@
 """One run: decode steps over programs of growing length, prompts, and answers beside those of transformers."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import transformers
@@ -19,8 +20,9 @@ from layerroute.benchmark.rates import copy_bandwidth, matrix_rate
 from layerroute.benchmark.results import Benchmark, EngineTime, GenerationTime, ProgramTime
 from layerroute.benchmark.shapes import SHAPES
 from layerroute.benchmark.stock import stock_answer, stock_model
-from layerroute.benchmark.whole_engine import WholeEngine
+from layerroute.benchmark.whole_engine import Read, WholeEngine, masked_everywhere
 from layerroute.engine.loading import resolve_device, resolve_dtype
+from layerroute.engine.request import Sampling
 from layerroute.errors import DeviceError, RequestError
 from layerroute.program import LayerProgram
 
@@ -43,6 +45,11 @@ class _Work:
     prompts: tuple[int, ...]
     batches: tuple[int, ...]
     compare: bool
+    streams: Mapping[str, "Stream"]
+
+
+Stream = Callable[[WholeEngine, LayerProgram, int, int], Read]
+"""From an engine, a program, and the lengths of prompt and answer to what reads such an answer in its own way."""
 
 
 def run(
@@ -56,6 +63,7 @@ def run(
     batches: Sequence[int] = (),
     backend: str = "auto",
     compare: bool | None = None,
+    streams: Mapping[str, Stream] = MappingProxyType({}),
 ) -> Benchmark:
     """Time a checkpoint, or a named shape with random weights.
 
@@ -70,6 +78,7 @@ def run(
         batches: numbers of rows to time steps of, too.
         backend: "auto" for the one that the engine would use, or the name of one.
         compare: whether to time transformers, too; None for a GPU only, where that takes a minute.
+        streams: further readers of answers through the whole engine, by name.
 
     Raises:
         RequestError: an unknown shape, too few steps, a context or prompt that leaves no room, a batch of too many
@@ -85,7 +94,7 @@ def run(
     if compare is None:
         compare = where.type == "cuda"
     prompts = prompts or default_prompts(context, config.max_positions, where)
-    work = _Work(context, steps, tuple(prompts), tuple(batches), compare)
+    work = _Work(context, steps, tuple(prompts), tuple(batches), compare, streams)
     _check(config, work)
     try:
         weights = load_weights(folder, config, where, kind) if folder else random_weights(config, where, kind)
@@ -138,7 +147,7 @@ def _measure(name: str, backbone: Backbone, stepper: Stepper, work: _Work) -> Be
     batch_reason, batches = _time_batches(subject, stepper, lengths, work, copied)
     prompts = tuple(subject.time_prompt(0, length, multiplied) for length in work.prompts)
     next_turn = subject.time_prompt(context, NEW_TOKENS, multiplied)
-    engine = _time_engine(subject, stepper, lengths, work)
+    engine, not_timed = _time_engine(subject, stepper, lengths, work)
     generation, left_out = _compare(subject, stepper.name, work)  # last: compilers keep the host busy for a while
     return Benchmark(
         model=name,
@@ -165,7 +174,7 @@ def _measure(name: str, backbone: Backbone, stepper: Stepper, work: _Work) -> Be
         next_turn=next_turn,
         engine=engine,
         generation=generation,
-        left_out=left_out,
+        left_out=not_timed | left_out,
     )
 
 
@@ -186,15 +195,33 @@ def _time_batches(
 
 def _time_engine(
     subject: Subject, stepper: Stepper, programs: Sequence[LayerProgram], work: _Work
-) -> tuple[EngineTime, ...]:
-    """The whole engine at half and at full depth."""
-    num_blocks = subject.backbone.config.num_blocks
+) -> tuple[tuple[EngineTime, ...], dict[str, str]]:
+    """The whole engine at half and, in all modes, at full depth; and the modes left out."""
+    num_blocks, context = subject.backbone.config.num_blocks, work.context
+    num_tokens = min(work.steps, MAX_ANSWER_TOKENS)
     engine = WholeEngine(subject.backbone, stepper, work.context + NEW_TOKENS)
-    return tuple(
-        subject.time_engine(engine, program, work.context, min(work.steps, MAX_ANSWER_TOKENS))
-        for program in programs
-        if program.num_visits in (num_blocks // 2, num_blocks) and program.num_visits
-    )
+    ids, full = subject.ids(context), LayerProgram.identity(num_blocks)
+    modes = {
+        "greedy": engine.deltas(ids, full, num_tokens),
+        "top-p 0.9": engine.deltas(ids, full, num_tokens, Sampling(1.0, top_p=0.9, seed=0)),
+    }
+    left_out = {}
+    if engine.knows_chat:
+        modes["a grammar's mask for each token"] = engine.deltas(
+            ids, full, num_tokens, constraint=masked_everywhere(num_tokens)
+        )
+        modes |= {name: stream(engine, full, context, num_tokens) for name, stream in work.streams.items()}
+    else:
+        names = ("a grammar's mask for each token", *work.streams)
+        left_out = dict.fromkeys(names, f"a vocabulary of {subject.backbone.config.vocab_size} has no chat format")
+    times: list[EngineTime] = []
+    for program in programs:
+        if program.is_identity:
+            times += subject.time_engine(engine, modes, full, context, num_tokens)
+        elif program.num_visits == num_blocks // 2 and program.num_visits:
+            half = {"greedy": engine.deltas(ids, program, num_tokens)}
+            times += subject.time_engine(engine, half, program, context, num_tokens)
+    return tuple(times), left_out
 
 
 def _compare(subject: Subject, backend: str, work: _Work) -> tuple[tuple[GenerationTime, ...], dict[str, str]]:

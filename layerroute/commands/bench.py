@@ -9,6 +9,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:  # torch loads only when something is timed
     from layerroute.benchmark.results import Benchmark
+    from layerroute.benchmark.suite import Stream
 
 HELP = "time decode steps by number of blocks, prompts, and answers beside those of transformers"
 
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="time transformers' generate() on the same weights, too (on a GPU this is done unless switched off)",
     )
+    parser.add_argument(
+        "--agent-turn",
+        action="store_true",
+        help="time a tool-call turn of the front-desk agent instead, with and without routing and fast-forward",
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON document alone")
 
 
@@ -47,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
     from layerroute import benchmark
 
     console = Console(stderr=True, quiet=args.json)
+    if args.agent_turn:
+        return _agent_turn(args, console)
+    streams, missing = _streams()
     with console.status("timing"):
         result = benchmark.run(
             args.model,
@@ -59,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
             args.batch,
             args.backend,
             args.compare_transformers,
+            streams,
         )
+    result.left_out.update(missing)
     console.print(_card(result), markup=False)
     console.print(_programs(result))
     console.print(_prompts(result))
@@ -67,6 +78,47 @@ def run(args: argparse.Namespace) -> int:
     for name, reason in result.left_out.items():
         console.print(f"left out: {name} ({reason})", markup=False)
     print(json.dumps(result.to_dict()))
+    return 0
+
+
+def _streams() -> "tuple[dict[str, Stream], dict[str, str]]":
+    """What reads answers as an application of LangChain does, and why it cannot."""
+    name = "streamed to a LangChain callback"
+    try:
+        from langchain_layerroute.benchmark import stream
+    except ImportError as error:
+        return {}, {name: str(error)}
+    return {name: stream}, {}
+
+
+def _agent_turn(args: argparse.Namespace, console: Console) -> int:
+    from langchain_layerroute.benchmark import time_agent_turns
+
+    with console.status("timing"):
+        turns = time_agent_turns(args.model, args.shape, args.device, args.dtype)
+    if args.shape:
+        console.print(
+            "random weights: the call is forced, its arguments are noise, the program is fixed; without fast-forward "
+            "the same form is spelled in other tokens"
+        )
+    table = _table(
+        "router", "fast-forward", "turn, ms", "prefill", "decode", "prompt", "generated", "forced", "skipped"
+    )
+    for turn in turns:
+        skipped = turn.visits_skipped / (turn.visits_skipped + turn.visits_executed)
+        table.add_row(
+            turn.router.partition(":")[0],
+            "on" if turn.fast_forward else "off",
+            f"{turn.turn_ms:.1f}",
+            f"{turn.prefill_ms:.1f}",
+            f"{turn.decode_ms:.1f}",
+            str(turn.prompt_tokens),
+            str(turn.generated_tokens),
+            str(turn.fast_forwarded_tokens),
+            f"{skipped:.0%}",
+        )
+    console.print(table)
+    print(json.dumps({"agent_turns": [turn.to_dict() for turn in turns]}))
     return 0
 
 
@@ -82,8 +134,8 @@ def _card(result: "Benchmark") -> str:
         f"a plain copy moves {result.copy_gigabytes_per_second:.0f} GB/s, read and written; "
         f"a large matrix product runs at {result.matrix_teraflops_per_second:.3g} TFLOP/s",
         *(
-            f"{entry.blocks} blocks through the whole engine: {entry.us_per_token:.0f} us per token, bare steps "
-            f"{entry.bare_us_per_token:.0f} us, ratio {entry.ratio:.3f}"
+            f"{entry.blocks} blocks through the whole engine, {entry.mode}: {entry.us_per_token:.0f} us per token, "
+            f"bare steps {entry.bare_us_per_token:.0f} us, ratio {entry.ratio:.3f}"
             for entry in result.engine
         ),
     ]

@@ -19,6 +19,8 @@ class EngineConfig:
         prefix_slots: conversations whose KV is kept for reuse, least recently used first out.
         max_batch_size: most requests that decode together, as rows of batched steps, each with a KV cache of its own.
             1 runs one request after the other, on the backend for single rows, whose sums round differently.
+        fast_forward: whether tokens that a grammar leaves no choice about are fed together, undrawn. Without it the
+            model draws each token of the same text, and may spell it in other tokens.
     """
 
     model: str = EMBEDDED
@@ -28,6 +30,7 @@ class EngineConfig:
     context_window: int | None = None
     prefix_slots: int = 2
     max_batch_size: int = 1
+    fast_forward: bool = True
 
     def __post_init__(self) -> None:
         if self.max_batch_size < 1:

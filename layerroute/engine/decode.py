@@ -40,6 +40,7 @@ class Decoder:
         emit: takes each delta as soon as it is settled.
         cancelled: asked before every token.
         watch: takes the time spent on masks.
+        fast_forward: whether tokens that the grammar leaves no choice about are taken without a draw.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Decoder:
         emit: Callable[[Delta], None],
         cancelled: Callable[[], bool],
         watch: Stopwatch,
+        fast_forward: bool = True,
     ) -> None:
         self.answer = Answer()
         self._grammar = grammar
@@ -60,6 +62,7 @@ class Decoder:
         self._emit = emit
         self._cancelled = cancelled
         self._watch = watch
+        self._fast_forward = fast_forward
 
     def run(self, loop: TokenLoop, num_prompt_tokens: int, num_visits: int, meter: Meter) -> None:
         """Decode until an end token, a stop string, the token limit, or cancellation.
@@ -77,12 +80,12 @@ class Decoder:
             if forced:
                 loop.feed(forced)
                 drawn += len(forced)
-            mask_V = self.mask()
+            mask_W = self.mask()
             if len(answer.ids) > answer.fed:
                 meter.add(len(answer.ids) - answer.fed, num_prompt_tokens + answer.fed, num_visits, 1)
                 answer.fed = len(answer.ids)
             while drawn < min(len(answer.ids) + ahead + 1, self._max_tokens):
-                loop.sample(mask_V)
+                loop.sample(mask_W)
                 drawn += 1
                 if drawn < self._max_tokens:  # the last token never needs to be fed
                     loop.step()
@@ -97,7 +100,7 @@ class Decoder:
 
     def force(self) -> list[int]:
         """Take the tokens that the grammar leaves no choice about, up to the end of the answer; they are to be fed."""
-        if self._grammar is None or self.ended:
+        if self._grammar is None or not self._fast_forward or self.ended:
             return []
         with self._watch.time("mask"):
             forced = self._grammar.forced()
@@ -110,7 +113,7 @@ class Decoder:
         return list(forced)
 
     def mask(self) -> Tensor | None:
-        """Tokens that may be drawn next: bool [V] on the CPU, or None for all."""
+        """Tokens that may be drawn next, packed, int32 [W] on the CPU, or None for all."""
         if self._grammar is None:
             return None
         with self._watch.time("mask"):

@@ -167,6 +167,7 @@ class Engine:
             bundle,
             self.context_window,
             self.config.conversations,
+            self.config.fast_forward,
         )
 
     def close(self) -> None:

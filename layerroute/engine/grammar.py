@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.numpy import fill_next_token_bitmask
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from layerroute.backbone.token_mask import mask_of, num_words
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, OutputConstraint, ToolSpec
 from layerroute.engine.schema import prepare_schema
 from layerroute.errors import LayerRouteError, RequestError, ToolSchemaError
@@ -32,12 +34,12 @@ class _Plan:
     Attributes:
         at_start: matcher that holds from the first token, or None to start free.
         at_call: matcher that holds after a `<tool_call>` token in free text, or None.
-        free_mask_V: mask while free, or None if nothing is banned.
+        free_mask_W: mask while free, or None if nothing is banned.
     """
 
     at_start: LLMatcher | None
     at_call: LLMatcher | None
-    free_mask_V: Tensor | None
+    free_mask_W: Tensor | None
 
 
 class Grammar:
@@ -61,22 +63,19 @@ class Grammar:
         return self._matcher.is_stopped() or self._only_end_allowed()
 
     def mask(self) -> Tensor | None:
-        """The tokens that may come next: bool `[V]` on the CPU, True for allowed, or None if all may.
+        """The tokens that may come next, packed, int32 `[W]` on the CPU, or None if all may; not to be written to.
 
         Raises:
             LayerRouteError: the grammar has grown beyond what can be followed.
         """
         if self._matcher is None:
-            return self._plan.free_mask_V
-        mask_V = torch.zeros(self._vocab_size, dtype=torch.bool)
+            return self._plan.free_mask_W
         if self._ended:
-            mask_V[self._end_id] = True
-            return mask_V
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            return mask_of([self._end_id], self._vocab_size)
+        words = np.empty((1, num_words(self._vocab_size)), dtype=np.int32)
+        fill_next_token_bitmask(self._matcher, words)
         self._check()
-        allowed = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
-        mask_V.copy_(torch.from_numpy(allowed))
-        return mask_V
+        return torch.from_numpy(words[0])
 
     def forced(self) -> tuple[int, ...]:
         """Tokens that the grammar leaves no choice about from here, without the end token; () if there is a choice."""
@@ -101,15 +100,15 @@ class Grammar:
         self._ended = token_id == self._end_id
 
     def _accept_free(self, token_id: int) -> None:
-        banned_V = self._plan.free_mask_V
-        if banned_V is not None and not banned_V[token_id]:
+        mask_W = self._plan.free_mask_W
+        if mask_W is not None and not int(mask_W[token_id // 32]) >> (token_id % 32) & 1:
             raise LayerRouteError(f"token {token_id} is not allowed here: pick tokens under the grammar's mask")
         if token_id == self._open_id and self._plan.at_call is not None:
             self._matcher = self._plan.at_call.deep_copy()
 
     def _only_end_allowed(self) -> bool:
-        mask_V = self.mask()
-        return mask_V is not None and int(mask_V.sum()) == 1
+        mask_W = self.mask()
+        return mask_W is not None and torch.equal(mask_W, mask_of([self._end_id], self._vocab_size))
 
     def _check(self) -> None:
         assert self._matcher is not None  # callers look first
@@ -179,10 +178,7 @@ class GrammarFactory:
         markers = [marker for marker in (self._open_id, self._close_id) if marker is not None]
         if not markers:
             return None
-        mask_V = torch.ones(self._vocab_size, dtype=torch.bool)
-        mask_V[markers] = False
-        mask_V[len(self._tokenizer) :] = False
-        return mask_V
+        return mask_of(set(range(len(self._tokenizer))).difference(markers), self._vocab_size)
 
     def _call_rules(self, constraint: OutputConstraint) -> list[str]:
         """Rules `calls` (from the `<tool_call>` token on) and `after_open` (from behind it)."""

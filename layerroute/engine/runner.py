@@ -77,6 +77,7 @@ class Runner:
         bundle: Bundle | None,
         context_window: int,
         conversations: int,
+        fast_forward: bool = True,
     ) -> None:
         self.model_name = model_name
         self.bundle = bundle
@@ -86,6 +87,7 @@ class Runner:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._context_window = context_window
+        self._fast_forward = fast_forward
         prefixes = PrefixCache(conversations, lambda slots: backbone.new_cache(slots, context_window))
         self._prefill = Prefill(backbone, prefixes, self.prompts)
         self._grammars = GrammarFactory(tokenizer, backbone.config.vocab_size)
@@ -146,6 +148,7 @@ class Runner:
             generation.push,
             lambda: generation.cancelled,
             watch,
+            self._fast_forward,
         )
         return Running(request, prompt, decoder, watch, meter, Meter(self.shape))
 

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from layerroute.backbone.token_mask import unpack
 from layerroute.engine.request import Sampling
 from layerroute.errors import LayerRouteError
 
 
-def check_mask(mask_V: Tensor) -> None:
-    """Refuse a mask under which nothing can be drawn.
+def check_mask(mask_W: Tensor) -> None:
+    """Refuse a packed mask [W] under which nothing can be drawn.
 
     Raises:
         LayerRouteError: the mask allows no token.
     """
-    if not mask_V.any():
+    if not mask_W.numpy().any():
         raise LayerRouteError("the output grammar allows no further token: simplify the tool or response schema")
 
 
@@ -38,19 +39,19 @@ class Sampler:
             else:
                 self._generator.manual_seed(sampling.seed)
 
-    def pick(self, logits_V: Tensor, mask_V: Tensor | None = None) -> int:
+    def pick(self, logits_V: Tensor, mask_W: Tensor | None = None) -> int:
         """Draw one token; waits for the device once.
 
         Args:
             logits_V: logits `[V]` of any floating type.
-            mask_V: bool `[V]`, True for tokens that may be drawn, on any device; None allows all.
+            mask_W: tokens that may be drawn, packed, int32 `[W]` on the CPU; None allows all.
 
         Raises:
             LayerRouteError: the mask allows no token, or the logits are not numbers.
         """
-        if mask_V is not None:
-            check_mask(mask_V)
-        return drawn_token(*pick_rows([self], logits_V.unsqueeze(0), [mask_V])[0].tolist())
+        if mask_W is not None:
+            check_mask(mask_W)
+        return drawn_token(*pick_rows([self], logits_V.unsqueeze(0), [mask_W])[0].tolist())
 
     @property
     def is_greedy(self) -> bool:
@@ -86,7 +87,7 @@ def pick_rows(samplers: Sequence[Sampler], logits_BV: Tensor, masks: Sequence[Te
     Args:
         samplers: one per row.
         logits_BV: logits of any floating type.
-        masks: bool `[V]` per row, which allows a token at least, or None for all.
+        masks: packed `[W]` per row, which allows a token at least, or None for all.
 
     Returns:
         Float64 [B, 2] on the device: what `drawn_token` reads.
@@ -123,10 +124,11 @@ def drawn_token(token: float, logit: float) -> int:
 
 def _masked(logits_BV: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
     """The logits, -inf where a mask does not allow a token."""
-    masked = [(row, mask_V) for row, mask_V in enumerate(masks) if mask_V is not None]
+    masked = [(row, mask_W) for row, mask_W in enumerate(masks) if mask_W is not None]
     if not masked:
         return logits_BV
-    banned_RV = ~torch.stack([mask_V for _, mask_V in masked]).to(logits_BV.device, non_blocking=True)
+    masks_RW = torch.stack([mask_W for _, mask_W in masked]).to(logits_BV.device, non_blocking=True)
+    banned_RV = ~unpack(masks_RW, logits_BV.shape[1])
     rows = _on_device([row for row, _ in masked], logits_BV)
     return logits_BV.index_copy(0, rows, logits_BV[rows].masked_fill(banned_RV, -torch.inf))
 

@@ -38,7 +38,7 @@ class _Decoding:
     sampler: Sampler
     started: float
     program: tuple[tuple[int, int], ...]
-    mask_V: Tensor | None = None
+    mask_W: Tensor | None = None
 
     @property
     def pending(self) -> list[int]:
@@ -85,7 +85,7 @@ class Rows:
             running.decoder.force()
             if not self._leave_if_ended(row) and not row.pending:
                 self._find_mask(row)
-                self._take(row, sampler.pick(running.prompt.logits_V, row.mask_V))
+                self._take(row, sampler.pick(running.prompt.logits_V, row.mask_W))
 
     @torch.inference_mode()
     def advance(self) -> None:
@@ -165,13 +165,13 @@ class Rows:
             return [], logits_BV[:0]
         if len(drawn) < len(group):
             logits_BV = logits_BV.index_select(0, torch.tensor(drawing).to(logits_BV.device, non_blocking=True))
-        return drawn, pick_rows([row.sampler for row in drawn], logits_BV, [row.mask_V for row in drawn])
+        return drawn, pick_rows([row.sampler for row in drawn], logits_BV, [row.mask_W for row in drawn])
 
     @staticmethod
     def _find_mask(row: _Decoding) -> None:
-        row.mask_V = row.running.decoder.mask()
-        if row.mask_V is not None:
-            check_mask(row.mask_V)
+        row.mask_W = row.running.decoder.mask()
+        if row.mask_W is not None:
+            check_mask(row.mask_W)
 
     def _take(self, row: _Decoding, token: int) -> None:
         row.running.decoder.take(token)

@@ -10,6 +10,7 @@ from torch import Tensor
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.stepper import Stepper
+from layerroute.backbone.token_mask import pack
 from layerroute.backbone.triton_loop import DrawRule, TritonLoop
 from layerroute.backbone.triton_step import TritonStepper
 from layerroute.engine.request import Sampling
@@ -25,8 +26,8 @@ class TokenLoop(Protocol):
 
     ahead: int
 
-    def sample(self, mask_V: Tensor | None) -> None:
-        """Draw the next token from the latest logits, among those that a bool mask [V] on the CPU allows."""
+    def sample(self, mask_W: Tensor | None) -> None:
+        """Draw the next token from the latest logits, among those that a packed mask [W] on the CPU allows."""
         ...
 
     def step(self) -> None:
@@ -61,13 +62,13 @@ class HostLoop:
         self._pending: list[int] = []
         self._token = 0
 
-    def sample(self, mask_V: Tensor | None) -> None:
+    def sample(self, mask_W: Tensor | None) -> None:
         """Feed what waits in one pass, then draw."""
         if self._pending:
             self._logits_V = self._stepper.step(self._pending, self._position, self._visits, self._cache)
             self._position += len(self._pending)
             self._pending = []
-        self._token = self._sampler.pick(self._logits_V, mask_V)
+        self._token = self._sampler.pick(self._logits_V, mask_W)
 
     def step(self) -> None:
         """The drawn token waits to be fed."""
@@ -90,11 +91,11 @@ class DeviceLoop:
         self.ahead = loop.ahead
         self.step, self.feed, self.take = loop.step, loop.feed, loop.take
 
-    def sample(self, mask_V: Tensor | None) -> None:
+    def sample(self, mask_W: Tensor | None) -> None:
         """Draw the next token."""
-        if mask_V is not None:
-            check_mask(mask_V)
-        self._loop.sample(mask_V)
+        if mask_W is not None:
+            check_mask(mask_W)
+        self._loop.sample(mask_W)
 
 
 class TokenLoops:
@@ -143,7 +144,7 @@ def _try_out(backbone: Backbone, loop: TritonLoop, end_ids: frozenset[int]) -> N
     for rule in (DrawRule(0.0, 0, 1.0, 0), DrawRule(1e-6, 5, 0.5, 0)):
         for mask in (None, mask_V):
             loop.begin(logits_V.to(backbone.device), 0, (), cache, rule, end_ids)
-            loop.sample(mask)
+            loop.sample(None if mask is None else pack(mask))
             expected = int((logits_V if mask is None else logits_V.masked_fill(~mask, -torch.inf)).argmax())
             token = loop.take()
             if token != expected:

@@ -217,15 +217,15 @@ def test_forced_call_is_fast_forwarded_and_valid(engine, tokenizer):
     assert report.decode_steps + report.fast_forwarded_tokens <= report.generated_tokens + 1
 
 
-def test_fast_forwarding_changes_no_token(engine, tokenizer, monkeypatch):
-    """The same tokens come out when every forced token takes a decode step of its own."""
-    from layerroute.engine.grammar import Grammar
-
+def test_fast_forwarding_can_be_left_and_changes_no_text(engine, folder):
+    """The same text comes out when every forced token takes a draw and a decode step of its own."""
     tool = ToolSpec("f", '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
     options = {"constraint": OutputConstraint((tool,), "required"), "max_tokens": 60, "program": "0,2,4,5"}
     fast = answer(engine, **options)
-    monkeypatch.setattr(Grammar, "forced", lambda self: ())
-    slow = answer(engine, **options)
+    slow = answer(Engine(EngineConfig(model=str(folder), fast_forward=False)), **options)
+    rows = answer(Engine(EngineConfig(model=str(folder), fast_forward=False, max_batch_size=2)), **options)
+    assert rows.report.fast_forwarded_tokens == 0
+    assert slow.report.decode_steps == slow.report.generated_tokens - 1
     assert fast.report.fast_forwarded_tokens > 0 == slow.report.fast_forwarded_tokens
     assert fast.text == slow.text
 

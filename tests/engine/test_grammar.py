@@ -10,6 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from layerroute.backbone.token_mask import unpack
 from layerroute.engine.grammar import Grammar, GrammarFactory
 from layerroute.engine.request import OutputConstraint, ToolSpec
 from layerroute.errors import LayerRouteError, RequestError, ToolSchemaError
@@ -41,11 +42,12 @@ def build(*tools: ToolSpec, **options: Any) -> Grammar:
 
 
 def allowed(grammar: Grammar) -> list[int]:
-    mask_V = grammar.mask()
-    assert mask_V is not None
-    assert mask_V.shape == (VOCAB,)
-    assert mask_V.dtype == torch.bool
-    return mask_V.nonzero().flatten().tolist()
+    mask_W = grammar.mask()
+    assert mask_W is not None
+    assert mask_W.shape == (-(-VOCAB // 32),)
+    assert mask_W.dtype == torch.int32
+    assert not unpack(mask_W[None], 32 * len(mask_W))[0, VOCAB:].any()
+    return unpack(mask_W[None], VOCAB)[0].nonzero().flatten().tolist()
 
 
 def accept_text(grammar: Grammar, text: str) -> None:

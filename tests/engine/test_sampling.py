@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerroute.backbone.token_mask import mask_of, pack
 from layerroute.engine.request import Sampling
 from layerroute.engine.sampling import Sampler, drawn_token, pick_rows
 from layerroute.errors import LayerRouteError
@@ -29,10 +30,8 @@ def test_a_masked_token_is_never_picked(
     logits: list[float], sampling: Sampling, data: st.DataObject, dtype: torch.dtype
 ) -> None:
     allowed = data.draw(st.sets(st.integers(0, len(logits) - 1), min_size=1))
-    mask = torch.zeros(len(logits), dtype=torch.bool)
-    mask[list(allowed)] = True
     sampler = Sampler(sampling, "cpu")
-    assert {sampler.pick(torch.tensor(logits, dtype=dtype), mask) for _ in range(5)} <= allowed
+    assert {sampler.pick(torch.tensor(logits, dtype=dtype), mask_of(allowed, len(logits))) for _ in range(5)} <= allowed
 
 
 @given(logits_lists, samplings)
@@ -69,7 +68,7 @@ def test_greedy_takes_the_best_allowed_token() -> None:
     sampler = Sampler(Sampling(), "cpu")
     logits_V = torch.tensor([0.0, 3.0, 2.0])
     assert sampler.pick(logits_V) == 1
-    assert sampler.pick(logits_V, torch.tensor([True, False, True])) == 2
+    assert sampler.pick(logits_V, mask_of([0, 2], 3)) == 2
     assert logits_V.tolist() == [0.0, 3.0, 2.0]  # the caller's logits are left alone
 
 
@@ -83,7 +82,7 @@ def test_without_a_seed_two_requests_differ() -> None:
 def test_nothing_to_pick_is_an_error(temperature: float) -> None:
     sampler = Sampler(Sampling(temperature=temperature, seed=0), "cpu")
     with pytest.raises(LayerRouteError, match="simplify"):
-        sampler.pick(torch.zeros(3), torch.zeros(3, dtype=torch.bool))
+        sampler.pick(torch.zeros(3), mask_of([], 3))
     with pytest.raises(LayerRouteError, match="dtype"):
         sampler.pick(torch.tensor([0.0, float("nan"), 1.0]))
     with pytest.raises(LayerRouteError, match="dtype"):
@@ -102,7 +101,7 @@ RULES = (
 @given(order=st.permutations(range(10)), count=st.integers(1, 10))
 def test_rows_are_drawn_as_each_would_be_alone(order: list[int], count: int) -> None:
     logits_BV = 3.0 * torch.randn(10, 40, generator=torch.Generator().manual_seed(0))
-    masks = [None if row % 3 else torch.arange(40) % 4 == row % 4 for row in range(10)]
+    masks = [None if row % 3 else pack(torch.arange(40) % 4 == row % 4) for row in range(10)]
     alone = [Sampler(RULES[row % 5], "cpu").pick(logits_BV[row], masks[row]) for row in range(10)]
     rows = order[:count]
     samplers = [Sampler(RULES[row % 5], "cpu") for row in rows]

@@ -5,16 +5,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from interpreter import interpreted, pass_under_the_interpreter
 from qwen2 import load, random_model, save
 
 from layerroute.backbone.kv_cache import visits_of
 from layerroute.backbone.stepper import EagerStepper
-from layerroute.backbone.triton_loop import DrawRule, TritonLoop, threshold
+from layerroute.backbone.token_mask import mask_of, pack, unpack
+from layerroute.backbone.triton_loop import DrawRule, TritonLoop
 from layerroute.backbone.triton_step import TritonStepper
 from layerroute.backbone.triton_tiling import AttentionTile, Tile, choose_tiling
 from layerroute.engine.accounting import Meter, Stopwatch
@@ -57,10 +59,10 @@ class Scripted:
         return {0: (7, 8), 4: (9, 10)}.get(len(self.accepted), ())
 
     def mask(self):
-        return torch.arange(V) % 3 == len(self.accepted) % 3
+        return pack(torch.arange(V) % 3 == len(self.accepted) % 3)
 
     def accept(self, token):
-        assert token in self.forced() or token in (8, 10) or self.mask()[token]
+        assert token in self.forced() or token in (8, 10) or unpack(self.mask()[None], V)[0, token]
         self.accepted.append(token)
 
 
@@ -138,7 +140,7 @@ def draws(backbone, loop, logits_V, rule, positions, mask_V=None):
     cache, drawn = backbone.new_cache(2, 1), []
     for position in positions:
         loop.begin(logits_V, position, (), cache, rule, frozenset())
-        loop.sample(mask_V)
+        loop.sample(None if mask_V is None else pack(mask_V))
         drawn.append(loop.take())
     return drawn
 
@@ -190,7 +192,7 @@ def test_numbers_that_are_none_and_masks_that_allow_nothing(backbone, loop):
             draws(backbone, loop, logits_V, DrawRule(0.0, 0, 1.0, 0), [0])
         assert draws(backbone, loop, logits_V, DrawRule(0.0, 0, 1.0, 0), [0], torch.arange(V) == 5) == [5]
     nothing = Scripted()
-    nothing.mask = lambda: torch.zeros(V, dtype=torch.bool)
+    nothing.mask = lambda: mask_of([], V)
     with pytest.raises(LayerRouteError, match="allows no further token"):
         decode(backbone, fused_stepper(backbone), grammar=nothing)
 
@@ -199,11 +201,11 @@ def test_numbers_that_are_none_and_masks_that_allow_nothing(backbone, loop):
 @torch.inference_mode()
 def test_a_mask_holds_for_one_draw(backbone, loop):
     logits_V = torch.randn(V, generator=torch.Generator().manual_seed(6))
-    mask_V = torch.arange(V) == 40
+    mask_W = mask_of([40], V)
     loop.begin(logits_V, 0, (), backbone.new_cache(2, 1), DrawRule(0.0, 0, 1.0, 0), frozenset())
-    for mask in (mask_V, None, mask_V):
+    for mask in (mask_W, None, mask_W, mask_W, mask_of([41], V)):
         loop.sample(mask)
-    assert [loop.take() for _ in range(3)] == [40, int(logits_V.argmax()), 40]
+    assert [loop.take() for _ in range(5)] == [40, int(logits_V.argmax()), 40, 40, 41]
 
 
 @interpreted
@@ -231,21 +233,50 @@ def test_a_loop_that_fails_its_trial_is_left_with_a_reason(backbone, monkeypatch
     assert len(ids) == 6
 
 
+def kept_by_definition(logits_V, allowed_V, rule):
+    """Tokens that the filters keep, by sorting. Probabilities are whole numbers, as everywhere."""
+    nats_V = (logits_V[allowed_V].max() - logits_V) * np.float32(1.0 / max(rule.temperature, 1e-6))
+    near = [int(token) for token in np.flatnonzero(allowed_V & (nats_V < 32))]
+    distance = {token: int(np.minimum(nats_V[token], np.float32(32 - 1e-5)) * np.float32(2**26)) for token in near}
+    near.sort(key=distance.__getitem__)
+    if rule.top_k:
+        last = distance[near[min(rule.top_k, len(near)) - 1]]
+        near = [token for token in near if distance[token] <= last]
+    if rule.top_p < 1.0:
+        mass = [int(np.exp(-nats_V[token]) * np.float32(2**40)) for token in near]
+        target = max(int(sum(mass) * rule.top_p), 1)
+        last = max(distance[token] for rank, token in enumerate(near) if sum(mass[:rank]) < target)
+        near = [token for token in near if distance[token] <= last]
+    return distance, set(near)
+
+
+@interpreted
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:overflow")
+@settings(max_examples=150, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(
-    logits=st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40, unique=True),
-    top_k=st.integers(1, 50),
-    top_p=st.sampled_from([0.1, 0.5, 0.9, 2.0]),
+    seed=st.integers(0, 2**32 - 1),
+    levels=st.sampled_from([1, 3, 30, 10**7]),
+    spread=st.sampled_from([1e-6, 1.0, 8.0, 1e4]),
+    share=st.sampled_from([0.02, 0.5, 1.0]),
+    rule=st.builds(
+        DrawRule,
+        temperature=st.sampled_from([1e-9, 0.3, 1.0, 20.0]),
+        top_k=st.sampled_from([0, 0, 1, 2, 7, V - 1, V, 5000]),
+        top_p=st.sampled_from([1e-7, 0.1, 0.5, 0.9, 0.999999, 1.0, 1.0]),
+        seed=st.just(0),
+    ),
 )
-def test_the_threshold_keeps_what_top_k_and_then_top_p_keep(logits, top_k, top_p):
-    scaled_V = torch.tensor(logits)
-    kept, mass = [], 0.0
-    ranked = sorted(logits, reverse=True)[:top_k]
-    weights = torch.tensor(ranked, dtype=torch.float64).softmax(0).tolist()
-    for value, weight in zip(ranked, weights, strict=True):
-        if abs(mass - top_p) < 1e-6:
-            return  # on the edge either is right
-        if mass < top_p:
-            kept.append(value)
-        mass += weight
-    edge = threshold(scaled_V, torch.tensor([top_k]), torch.tensor([top_p], dtype=torch.float64))
-    assert sorted(scaled_V[scaled_V >= edge].tolist(), reverse=True) == kept
+@torch.inference_mode()
+def test_filters_keep_what_sorting_keeps(backbone, loop, seed, levels, spread, share, rule):
+    """Logits with many ties or none, near or far apart, few of them allowed or all, some not even finite."""
+    rng = np.random.default_rng(seed)
+    logits_V = (spread * np.round(rng.normal(size=V) * levels / 3) / levels).astype(np.float32)
+    logits_V[rng.random(V) < 0.1] = -np.inf
+    allowed_V = (rng.random(V) < share) & (logits_V > -np.inf)
+    allowed_V[1], logits_V[1] = True, 0.0
+    distance, expected = kept_by_definition(logits_V, allowed_V, rule)
+    (token,) = draws(backbone, loop, torch.from_numpy(logits_V), rule, [0], torch.from_numpy(allowed_V))
+    assert token in expected
+    if rule.filters:
+        limit = int(loop._found[3 * len(rule.filters), 0])
+        assert {token for token, far in distance.items() if far <= limit} == expected
