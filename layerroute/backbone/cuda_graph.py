@@ -39,6 +39,7 @@ class GraphStepper:
     """Captures a graph when a program, cache and bucket are first met, and replays it afterwards."""
 
     name = "graph"
+    one_by_one = False
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone

@@ -16,10 +16,15 @@ MAX_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2
 
 
 class Stepper(Protocol):
-    """Runs decode steps. `name` and `reason` say which backend this is and why it was chosen."""
+    """Runs decode steps. `name` and `reason` say which backend this is and why it was chosen.
+
+    Attributes:
+        one_by_one: whether tokens fed together run as a step each, LM head included, and not as one pass.
+    """
 
     name: str
     reason: str
+    one_by_one: bool
 
     def step(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> Tensor:
         """Feed tokens at positions `start..`; return the logits [V] after the last, on the backbone's device.
@@ -33,6 +38,7 @@ class EagerStepper:
     """Plain torch calls, any device: the reference."""
 
     name = "eager"
+    one_by_one = False
 
     def __init__(self, backbone: Backbone, reason: str) -> None:
         self._backbone = backbone

@@ -151,6 +151,7 @@ class TritonStepper:
     """
 
     name = "triton"
+    one_by_one = True
 
     def __init__(self, backbone: Backbone, tiling: Tiling | None = None, pdl: bool | None = None) -> None:
         self._backbone = backbone

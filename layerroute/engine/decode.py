@@ -81,9 +81,10 @@ class Decoder:
                 loop.feed(forced)
                 drawn += len(forced)
             mask_W = self.mask()
-            if len(answer.ids) > answer.fed:
-                meter.add(len(answer.ids) - answer.fed, num_prompt_tokens + answer.fed, num_visits, 1)
-                answer.fed = len(answer.ids)
+            while answer.fed < len(answer.ids):
+                together = 1 if loop.one_by_one else len(answer.ids) - answer.fed
+                meter.add(together, num_prompt_tokens + answer.fed, num_visits, 1)
+                answer.fed += together
             while drawn < min(len(answer.ids) + ahead + 1, self._max_tokens):
                 loop.sample(mask_W)
                 drawn += 1

@@ -22,9 +22,11 @@ class TokenLoop(Protocol):
 
     Attributes:
         ahead: how many draws may be asked for before the first of them is taken, less one.
+        one_by_one: whether tokens fed together run as a step each.
     """
 
     ahead: int
+    one_by_one: bool
 
     def sample(self, mask_W: Tensor | None) -> None:
         """Draw the next token from the latest logits, among those that a packed mask [W] on the CPU allows."""
@@ -57,6 +59,7 @@ class HostLoop:
         visits: tuple[Visit, ...],
         cache: KVCache,
     ) -> None:
+        self.one_by_one = stepper.one_by_one
         self._stepper, self._sampler, self._logits_V = stepper, sampler, logits_V
         self._position, self._visits, self._cache = position, visits, cache
         self._pending: list[int] = []
@@ -85,6 +88,8 @@ class HostLoop:
 
 class DeviceLoop:
     """The device draws and feeds by itself; a mask that allows nothing is still refused by the host."""
+
+    one_by_one = True
 
     def __init__(self, loop: TritonLoop) -> None:
         self._loop = loop

@@ -11,6 +11,7 @@ import torch
 from qwen2 import random_model, save
 from transformers import Qwen2ForCausalLM
 
+from layerroute.backbone.stepper import EagerStepper
 from layerroute.bundle import BackboneIdentity, fingerprint, save_bundle
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.engine import Engine, shared_engine
@@ -215,6 +216,18 @@ def test_forced_call_is_fast_forwarded_and_valid(engine, tokenizer):
     assert report.kind is StepKind.TOOL_CALL
     assert report.fast_forwarded_tokens > 5
     assert report.decode_steps + report.fast_forwarded_tokens <= report.generated_tokens + 1
+
+
+def test_forced_tokens_that_run_step_by_step_are_counted_as_such(engine, folder, monkeypatch):
+    """A backend that feeds forced tokens one by one runs the LM head for each: the report says what ran."""
+    tool = ToolSpec("f", '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
+    options = {"constraint": OutputConstraint((tool,), "required"), "max_tokens": 60}
+    together = answer(engine, **options).report
+    monkeypatch.setattr(EagerStepper, "one_by_one", True)
+    apart = answer(Engine(EngineConfig(model=str(folder))), **options).report
+    assert apart.decode == together.decode
+    assert apart.decode_steps == apart.generated_tokens - 1 > together.decode_steps
+    assert apart.flops_realised > together.flops_realised
 
 
 def test_fast_forwarding_can_be_left_and_changes_no_text(engine, folder):

@@ -63,6 +63,7 @@ class HopperStepper:
     """
 
     name = "hopper"
+    one_by_one = True
 
     def __init__(
         self, backbone: Backbone, layout: Layout | None = None, launch: Callable[[Params], None] | None = None
