@@ -1,7 +1,8 @@
 """The backend seam: how a decode step runs on a device."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +32,54 @@ class Stepper(Protocol):
 
         The logits are float32 or of the backbone's dtype, and valid until the next step, which may reuse their memory.
         """
+        ...
+
+
+class StepBuffers(Protocol):
+    """What a step on the device reads and writes there.
+
+    Attributes:
+        state: int64, the fields that `triton_kernels` names: position, cursor, the cache's place, then token ids.
+        logits_V: float32, of the token fed last.
+    """
+
+    state: Tensor
+    logits_V: Tensor
+
+
+@runtime_checkable
+class DeviceStepper(Stepper, Protocol):
+    """A stepper that takes its token and position from the device, so that draws can be launched between its steps.
+
+    Attributes:
+        on_device: makes the backbone's device the current one.
+        pdl: whether kernels may use programmatic dependent launch.
+        pool: what graphs allocate from, or None without CUDA.
+    """
+
+    on_device: AbstractContextManager[object]
+    pdl: bool
+    pool: Any
+
+    @property
+    def kernels(self) -> StepBuffers:
+        """The buffers of its steps, which stay in place."""
+        ...
+
+    def feed(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> None:
+        """What `step` launches, without counting it as executed."""
+        ...
+
+    def upload(self, position: int, cache: KVCache, ids: Sequence[int]) -> None:
+        """Put tokens, the position of the first, and the cache's address on the device."""
+        ...
+
+    def replay(self, count: int, end: int, visits: tuple[Visit, ...]) -> None:
+        """Feed the next `count` tokens that lie on the device, the last of them before position `end`."""
+        ...
+
+    def check(self) -> None:
+        """Raise what went wrong on the device in a step that has ended, if anything did."""
         ...
 
 

@@ -1,8 +1,8 @@
 """The decode loop on the device: draws follow steps without a word from the host, which reads tokens behind it.
 
-A step and a draw are a graph each. Between them the host may upload a mask, or take back the lead with tokens of its
-own; the device waits for neither. The step that follows a draw needs nothing but what the draw left on the device, so
-the host works out the next mask while that step runs.
+A step is a graph or one kernel, a draw is a graph. Between them the host may upload a mask, or take back the lead with
+tokens of its own; the device waits for neither. The step that follows a draw needs nothing but what the draw left on
+the device, so the host works out the next mask while that step runs.
 
 Shape suffixes: V vocabulary, W words of the mask.
 """
@@ -18,8 +18,8 @@ from torch import Tensor
 from layerroute.backbone.capture import capture
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
+from layerroute.backbone.stepper import DeviceStepper
 from layerroute.backbone.token_mask import num_words
-from layerroute.backbone.triton_step import TritonStepper
 from layerroute.backbone.triton_tiling import power_of_two
 from layerroute.errors import BackboneError
 
@@ -52,7 +52,7 @@ class DrawRule:
 
 
 class TritonLoop:
-    """Decodes one answer after the other over a `TritonStepper`.
+    """Decodes one answer after the other over a `DeviceStepper`.
 
     Attributes:
         ahead: how many draws the device may be in front of what the host has read.
@@ -60,7 +60,7 @@ class TritonLoop:
 
     ahead = 2
 
-    def __init__(self, backbone: Backbone, stepper: TritonStepper) -> None:
+    def __init__(self, backbone: Backbone, stepper: DeviceStepper) -> None:
         from layerroute.backbone import triton_draw_kernels
 
         self._kernels, self._stepper, self._backbone = triton_draw_kernels, stepper, backbone
@@ -161,6 +161,7 @@ class TritonLoop:
 
         Raises:
             BackboneError: the logits were not numbers, or an end token was taken before.
+            KernelError: a step was given up on the device.
         """
         place, fed, ready = self._waiting.popleft()
         if ready is not None:
@@ -171,6 +172,7 @@ class TritonLoop:
         if token == self._kernels.AFTER_THE_END.value:
             raise BackboneError("the answer has ended: begin another before more tokens are taken")
         if token < 0:
+            self._stepper.check()
             raise BackboneError("the model's logits are not numbers: load it with dtype 'bfloat16' or 'float32'")
         return token
 

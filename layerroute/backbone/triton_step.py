@@ -8,7 +8,7 @@ few bytes. Graphs differ only in the number of visits and in how finely attentio
 import importlib.util
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -161,7 +161,7 @@ class TritonStepper:
         self._tiling = tiling or choose_tiling(backbone.config, count, backbone.dtype.itemsize)
         self.kernels = StepKernels(backbone, self._tiling, pdl)
         # Triton launches on the thread's current device, whatever device the tensors are on.
-        self.on_device = torch.cuda.device(device) if is_cuda else nullcontext()
+        self.on_device: AbstractContextManager[object] = torch.cuda.device(device) if is_cuda else nullcontext()
         self._graphs: OrderedDict[tuple[int, AttentionTile], _Captured] = OrderedDict()
         self.pool = torch.cuda.graph_pool_handle() if is_cuda else None
         where = torch.cuda.get_device_name(device) if is_cuda else "Triton's interpreter"
@@ -200,6 +200,9 @@ class TritonStepper:
                 self.kernels.run(captured.program, attention)
             else:
                 captured.graph.replay()
+
+    def check(self) -> None:
+        """Nothing can go wrong in these kernels but what CUDA itself reports."""
 
     def _captured(self, visits: tuple[Visit, ...], attention: AttentionTile) -> _Captured:
         key = (len(visits), attention)

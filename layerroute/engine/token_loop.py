@@ -9,10 +9,9 @@ from torch import Tensor
 
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
-from layerroute.backbone.stepper import Stepper
+from layerroute.backbone.stepper import DeviceStepper, Stepper
 from layerroute.backbone.token_mask import pack
 from layerroute.backbone.triton_loop import DrawRule, TritonLoop
-from layerroute.backbone.triton_step import TritonStepper
 from layerroute.engine.request import Sampling
 from layerroute.engine.sampling import Sampler, check_mask
 
@@ -114,7 +113,7 @@ class TokenLoops:
         self._backbone, self._stepper, self._end_ids = backbone, stepper, end_ids
         self._loop: TritonLoop | None = None
         self.reason = f"the loop runs on the host: backend {stepper.name} hands logits back"
-        if isinstance(stepper, TritonStepper):
+        if isinstance(stepper, DeviceStepper):
             try:
                 loop = TritonLoop(backbone, stepper)
                 _try_out(backbone, loop, end_ids)

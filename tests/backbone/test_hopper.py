@@ -1,72 +1,18 @@
 """The hopper backend without a GPU: the kernel's own source under an emulator of its primitives, and its refusals."""
 
-import ctypes
-import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from qwen2 import load, random_model, save
+from hopper import GRID, SHAPE_2, SHAPE_7, Emulator, build, emulated, small_layout
 
 from layerroute.backbone.hopper import compiler, stepper
-from layerroute.backbone.hopper.driver import Params
 from layerroute.backbone.hopper.layout import choose_layout, stride_of, why_not_shape
 from layerroute.backbone.hopper.stepper import HopperStepper
 from layerroute.backbone.kv_cache import Visit, visits_of
-from layerroute.backbone.model import Backbone
-from layerroute.backbone.weights import BackboneWeights
 from layerroute.benchmark import SHAPES
 from layerroute.errors import KernelError
 from layerroute.program import LayerProgram
-
-HERE = Path(__file__).parent
-COMPILER = shutil.which("g++") or shutil.which("clang++")
-emulated = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulator")
-
-GRID = 12
-SHAPE_7 = {
-    "vocab_size": 297, "hidden_size": 96, "intermediate_size": 544, "num_hidden_layers": 3, "num_attention_heads": 7,
-    "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 400,
-}  # fmt: skip
-SHAPE_2 = SHAPE_7 | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "hidden_size": 64}
-SPLITS = {24: 2, 60: 6, 100: 3, 1 << 30: 1}
-
-
-class Emulator:
-    """Compiles the kernel for a layout and runs launches; `ctas` and `seed` may change between launches."""
-
-    def __init__(self, layout, folder):
-        self.ctas, self.seed = layout.grid, 1
-        library = folder / "decode.so"
-        defines = [f"-D{name}={value}" for name, value in layout.defines().items()]
-        sources = Path(compiler.__file__).parent
-        command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", "-w", f"-I{sources}", f"-I{HERE}", *defines]
-        subprocess.run([*command, HERE / "hopper_emulator.cpp", "-o", library], check=True, timeout=120)
-        self._emulate = ctypes.CDLL(str(library)).emulate
-
-    def __call__(self, params: Params) -> None:
-        self.seed += 1
-        self._emulate(ctypes.byref(params), self.ctas, self.seed)
-
-
-def small_layout(config):
-    """Slots of few rows and slices of few columns, so that the ring turns often; splits of few positions."""
-    layout = choose_layout(config, GRID)
-    return replace(layout, max_splits=8, down_chunks=8, slots=4, spin_cycles=3_000_000)
-
-
-def build(folder, shape, **changes):
-    """A backbone in bfloat16, the same in float32, a stepper that emulates the kernel, and its emulator."""
-    backbone = load(save(random_model(**shape), folder), torch.bfloat16)
-    weights = BackboneWeights(*(getattr(backbone.weights, name).float() for name in BackboneWeights.__slots__))
-    layout = replace(small_layout(backbone.config), **changes)
-    emulator = Emulator(layout, folder)
-    made = HopperStepper(backbone, layout, emulator)
-    made.splits = SPLITS
-    made.delay = (0, 0, 0, 0, 0, 0)
-    return backbone, Backbone(backbone.config, weights), made, emulator
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +91,7 @@ def test_a_piece_equals_its_tokens_and_repeats_bit_by_bit(model):
     whole = made.step([5, 9], 22, visits, caches[0]).clone()
     for offset, token in enumerate([5, 9]):
         made.step([token], 22 + offset, visits, caches[1])
-    assert torch.equal(whole, made.logits_V)
+    assert torch.equal(whole, made.kernels.logits_V)
     assert torch.equal(caches[0].keys_SKTH, caches[1].keys_SKTH)
     assert not torch.equal(whole, piece)
 

@@ -5,7 +5,9 @@ program, in any order, with repeats, over any cache.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from layerroute.backbone.hopper.driver import Kernel, Params
 from layerroute.backbone.hopper.layout import MAX_VISITS, SPLITS, Layout, choose_layout, why_not_shape
 from layerroute.backbone.kv_cache import KVCache, Visit
 from layerroute.backbone.model import Backbone
-from layerroute.backbone.triton_step import rope_table
+from layerroute.backbone.triton_step import pdl_supported, rope_table
 from layerroute.errors import KernelError, RequestError
 
 DELAY = (600, 2000, 600, 600, 600, 0)
@@ -48,14 +50,31 @@ def why_not(config: BackboneConfig, dtype: torch.dtype, device: torch.device) ->
     return why_not_compile()
 
 
+@dataclass(slots=True)
+class Buffers:
+    """State and logits, laid out as `triton_kernels` does, so that its kernels draw tokens between the steps."""
+
+    state: Tensor
+    logits_V: Tensor
+
+
 class HopperStepper:
     """One launch for each token.
+
+    All CTAs of a launch wait for each other, so all must run at once. A launch is cooperative and takes its place in
+    torch's current stream: what runs before it in that stream (draws, prompt passes, other steps) has left the GPU, and
+    kernels of other streams wait for none of its CTAs, so they end and make room. Where CTAs still do not come (another
+    process holds the multiprocessors for longer than `Layout.spin_cycles`), every wait ends and `check` raises.
 
     Args:
         layout: constants of the kernel; chosen for the model's shape and the device if not given.
         launch: runs a step with these parameters; the compiled kernel on the backbone's device if not given.
 
     Attributes:
+        kernels: state and logits on the device.
+        on_device: makes the backbone's device the current one, on which the driver launches.
+        pdl: whether the kernels of draws may use programmatic dependent launch; the step itself does not.
+        pool: what graphs allocate from, or None without CUDA.
         splits: positions up to which attention is split in so many parts.
         trace: int64 [CTAs, readings] of the last step, if the layout keeps readings.
         delay: cycles that a CTA waits before it first looks for a hand-off (of query/key/value, attention, output,
@@ -70,17 +89,20 @@ class HopperStepper:
     ) -> None:
         self._backbone = backbone
         c, device, is_cuda = backbone.config, backbone.device, backbone.device.type == "cuda"
-        # The driver launches on the thread's current device.
-        self._on_device = torch.cuda.device(device) if is_cuda else nullcontext()
+        self.on_device: AbstractContextManager[object] = torch.cuda.device(device) if is_cuda else nullcontext()
+        self.pdl = is_cuda and find_spec("triton") is not None and pdl_supported(device)
+        self.pool = torch.cuda.graph_pool_handle() if is_cuda else None
         if layout is None:
             layout = choose_layout(c, torch.cuda.get_device_properties(device).multi_processor_count)
-        with self._on_device:
+        with self.on_device:
             self._launch = launch or Kernel(layout, device)
         self.splits = dict(SPLITS)
         self.delay = DELAY
         self.trace = torch.zeros(layout.grid, layout.trace, dtype=torch.int64, device=device)
-        self.logits_V = torch.zeros(c.vocab_size, dtype=torch.float32, device=device)
-        self._state = torch.zeros(8 + MAX_TOKENS, dtype=torch.int64, device=device)
+        self.kernels = Buffers(
+            torch.zeros(8 + MAX_TOKENS, dtype=torch.int64, device=device),
+            torch.zeros(c.vocab_size, dtype=torch.float32, device=device),
+        )
         self._program = torch.zeros(MAX_VISITS, 2, dtype=torch.int32, device=device)
         self._visits: tuple[Visit, ...] | None = None  # what `_program` holds
         self._words = torch.zeros(layout.copies * layout.words, dtype=torch.int64, device=device)
@@ -101,41 +123,62 @@ class HopperStepper:
             KernelError: the launch was refused, or an earlier step found its CTAs not running at once.
             RequestError: a program that is longer than the kernel takes.
         """
-        if self._failure.item():
-            raise KernelError(
-                "an earlier step waited too long inside the kernel, its logits are not numbers: load the model again"
-            )
-        if len(visits) > MAX_VISITS:
-            raise RequestError(f"a program of {len(visits)} visits: the hopper backend takes up to {MAX_VISITS}")
-        with self._on_device:
-            if self._visits != visits:
-                rows = torch.tensor([(v.block, v.slot) for v in visits], dtype=torch.int32)
-                self._upload(self._program, rows)
-                self._visits = visits
-            for offset in range(0, len(ids), MAX_TOKENS):
-                self._feed(ids[offset : offset + MAX_TOKENS], start + offset, len(visits), cache)
+        self.feed(ids, start, visits, cache)
         for visit in visits:
             self._backbone.executed_L[visit.block] += len(ids)
-        return self.logits_V
+        return self.kernels.logits_V
 
-    def _feed(self, ids: Sequence[int], start: int, num_visits: int, cache: KVCache) -> None:
-        end = start + len(ids)
+    def feed(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> None:
+        """What `step` launches, without counting it as executed."""
+        with self.on_device:
+            for offset in range(0, len(ids), MAX_TOKENS):
+                piece = ids[offset : offset + MAX_TOKENS]
+                self.upload(start + offset, cache, piece)
+                self.replay(len(piece), start + offset + len(piece), visits)
+
+    def upload(self, position: int, cache: KVCache, ids: Sequence[int]) -> None:
+        """Put tokens, the position of the first, and the cache's address on the device."""
         keys, values = cache.keys_SKTH.data_ptr(), cache.values_SKTH.data_ptr()
-        self._upload(self._state, torch.tensor([start, 0, keys, values, cache.capacity, 0, 0, 0, *ids]))
-        self._params.visits = num_visits
+        self._upload(self.kernels.state, torch.tensor([position, 0, keys, values, cache.capacity, 0, 0, 0, *ids]))
+
+    def replay(self, count: int, end: int, visits: tuple[Visit, ...]) -> None:
+        """Feed the next `count` tokens that lie on the device, the last of them before position `end`.
+
+        Raises:
+            KernelError, RequestError: as `step`.
+        """
+        self.check()
+        if len(visits) > MAX_VISITS:
+            raise RequestError(f"a program of {len(visits)} visits: the hopper backend takes up to {MAX_VISITS}")
+        if self._visits != visits:
+            self._upload(self._program, torch.tensor([(v.block, v.slot) for v in visits], dtype=torch.int32))
+            self._visits = visits
+        self._params.visits = len(visits)
         self._params.splits = next(splits for positions, splits in self.splits.items() if end <= positions)
         self._params.delay[:] = self.delay
-        for _ in ids:
+        for _ in range(count):
             self._launch(self._params)
+
+    def check(self) -> None:
+        """Raise if a step that has ended was given up.
+
+        Raises:
+            KernelError: not all CTAs of the step ran at once.
+        """
+        if self._failure.item():
+            raise KernelError(
+                "a step waited too long inside the kernel, its logits are not numbers: another process may hold the "
+                "GPU; load the model again"
+            )
 
     def _fill(self) -> Params:
         w = self._backbone.weights
         tensors = {
             "embed": w.embed_VD, "attn_norm": w.attn_norm_LD, "qkv": w.qkv_LED, "qkv_bias": w.qkv_bias_LE,
             "output": w.o_LDH, "mlp_norm": w.mlp_norm_LD, "gate_up": w.gate_up_LFD, "down": w.down_LDI,
-            "final_norm": w.final_norm_D, "lm_head": w.lm_head_VD, "rope": self._rope_PH, "logits": self.logits_V,
-            "state": self._state, "program": self._program, "words": self._words, "counters": self._counters,
-            "failure": self._failure, "trace": self.trace,
+            "final_norm": w.final_norm_D, "lm_head": w.lm_head_VD, "rope": self._rope_PH,
+            "logits": self.kernels.logits_V, "state": self.kernels.state, "program": self._program,
+            "words": self._words, "counters": self._counters, "failure": self._failure, "trace": self.trace,
         }  # fmt: skip
         for name, tensor in tensors.items():
             if not tensor.is_contiguous() or tensor.data_ptr() % 16:
