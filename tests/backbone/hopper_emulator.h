@@ -39,7 +39,7 @@ struct Copy { char* target; const char* source; u32 bytes; Barrier* barrier; };
 struct Cta {
     int index;
     char* shared;
-    Meeting all, consumers;
+    Meeting all, consumers[3];
     std::vector<Warp> warps;
     std::map<u64*, Barrier> barriers;
     std::vector<Copy> copies;
@@ -117,7 +117,19 @@ DEVICE float shuffle_xor(float x, int mask) {
 }
 DEVICE void warp_sync() { emulator::meet_warp(); }
 DEVICE void cta_sync() { emulator::meet(emulator::now->cta->all, THREADS); }
-DEVICE void consumers_sync() { emulator::meet(emulator::now->cta->consumers, 32 * WARPS); }
+DEVICE void consumers_sync(int barrier) { emulator::meet(emulator::now->cta->consumers[barrier], 32 * WARPS); }
+DEVICE void consumers_arrive(int barrier) {
+    emulator::Meeting& meeting = emulator::now->cta->consumers[barrier];
+    if (++meeting.arrived == 32 * WARPS) meeting.arrived = 0, ++meeting.generation;
+}
+DEVICE u32 shuffle(u32 x, int lane) {
+    auto& box = emulator::warp().box;
+    box[emulator::now->thread % 32][0] = x;
+    emulator::meet_warp();
+    const u32 result = box[lane][0];
+    emulator::meet_warp();
+    return result;
+}
 
 DEVICE void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     auto& box = emulator::warp().box;
@@ -145,6 +157,16 @@ DEVICE u64 load_word(const u64* p) { return *p; }
 DEVICE void load_two_words(const u64* p, u64& a, u64& b) {
     if (reinterpret_cast<size_t>(p) % 16) emulator::fail("two words that are not aligned");
     a = p[0], b = p[1];
+}
+DEVICE void store_wide_word(void* p, const uint4& word) {
+    if (reinterpret_cast<size_t>(p) % 16) emulator::fail("a wide word that is not aligned");
+    memcpy(p, &word, 16);
+}
+DEVICE uint4 load_wide_word(const void* p) {
+    if (reinterpret_cast<size_t>(p) % 16) emulator::fail("a wide word that is not aligned");
+    uint4 word;
+    memcpy(&word, p, 16);
+    return word;
 }
 DEVICE void store_to_host(int* p, int value) { *p = value; }
 DEVICE u64 add_one(u64* p) { return (*p)++; }

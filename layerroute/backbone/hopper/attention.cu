@@ -105,11 +105,11 @@ struct Attention : Consumer {
         if (t == 0) tops[warp * 8 + g] = top, sums[warp * 8 + g] = sum;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-            outs[(warp * 8 + g) * H + 16 * t + j] = out[j][0];
-            outs[(warp * 8 + g) * H + 16 * t + 8 + j] = out[j][1];
+            outs[(warp * 8 + g) * OUT_ROW + 16 * t + j] = out[j][0];
+            outs[(warp * 8 + g) * OUT_ROW + 16 * t + 8 + j] = out[j][1];
         }
-        consumers_sync();
-        combine_warps(head, split, tag);
+        consumers_sync(2);
+        combine_warps(head, split, ceil_div(most(end - start, 1), 16), tag);
         stamp();
     }
 
@@ -145,7 +145,7 @@ struct Attention : Consumer {
                 reinterpret_cast<u32*>(values + static_cast<size_t>(position) * H)[i] = value;
             }
         }
-        consumers_sync();
+        consumers_sync(2);
         stamp();
     }
 
@@ -159,29 +159,43 @@ struct Attention : Consumer {
             if (place == 2 * t + (n & 1) + 8 * (n >> 1)) tile.value[n] = from[H / 8 + g];
     }
 
-    DEVICE void combine_warps(int head, int split, u32 tag) {
+    // Thread 4j + k adds entry j of heads 2k and 2k + 1 over the warps that had positions.
+    DEVICE void combine_warps(int head, int split, int used, u32 tag) {
         const float* tops = reinterpret_cast<const float*>(shared + AT_TOP);
         const float* sums = reinterpret_cast<const float*>(shared + AT_SUM);
         const float* outs = reinterpret_cast<const float*>(shared + AT_OUT);
-        for (int i = thread; i < G * H / 2; i += CONSUMERS) {
-            const int q = i / (H / 2), pair = i % (H / 2);
-            float top = MINUS_INFINITY, sum = 0.0f, x = 0.0f, y = 0.0f;
+        const int j = thread / 4, q = 2 * t;
+        float result[2];
+        u32 lse[2];
 #pragma unroll
-            for (int n = 0; n < WARPS; ++n) top = fmaxf(top, tops[n * 8 + q]);
+        for (int i = 0; i < 2; ++i) {
+            float top = MINUS_INFINITY, sum = 0.0f, x = 0.0f;
+#pragma unroll
+            for (int n = 0; n < WARPS; ++n)
+                if (n < used) top = fmaxf(top, tops[n * 8 + q + i]);
 #pragma unroll
             for (int n = 0; n < WARPS; ++n) {
-                const float weight = top == MINUS_INFINITY ? 0.0f : exp2_of(tops[n * 8 + q] - top);
-                sum += weight * sums[n * 8 + q];
-                x += weight * outs[(n * 8 + q) * H + 2 * pair];
-                y += weight * outs[(n * 8 + q) * H + 2 * pair + 1];
+                if (n >= used) continue;
+                const float weight = top == MINUS_INFINITY ? 0.0f : exp2_of(tops[n * 8 + q + i] - top);
+                sum += weight * sums[n * 8 + q + i];
+                x += weight * outs[(n * 8 + q + i) * OUT_ROW + j];
             }
-            const float whole = sum > 0.0f ? divided(1.0f, sum) : 0.0f;
-            const int at = (head * G + q) * (H / 2) + pair;
-            publish(W_PARTIAL + split * (QH / 2) + at, pack_bf16(x * whole, y * whole), tag);
-            if (pair == 0) {
-                const float lse = sum > 0.0f ? top + log2_of(sum) : MINUS_INFINITY;
-                publish(W_LSE + split * Q + head * G + q, bits_of(lse), tag);
-            }
+            result[i] = sum > 0.0f ? divided(x, sum) : 0.0f;
+            lse[i] = bits_of(sum > 0.0f ? top + log2_of(sum) : MINUS_INFINITY);
         }
+        const u32 mine = pack_bf16(result[0], result[1]);
+        u32 pair[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pair[i] = shuffle(mine, lane / 4 * 4 + i);
+        const int at = split * KV + head;
+        if (t < COPIES)
+            store_wide_word(p.words + t * WORDS + W_PARTIAL + (at * H + j) * 2,
+                            wide_word_of(pair[0], pair[1], pair[2], pair[3], tag));
+        if (j == 0)
+#pragma unroll
+            for (int copy = 0; copy < COPIES; ++copy)
+#pragma unroll
+                for (int i = 0; i < 2; ++i)
+                    store_word(p.words + copy * WORDS + W_LSE + at * 8 + q + i, word_of(lse[i], tag));
     }
 };

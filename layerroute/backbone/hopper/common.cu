@@ -5,19 +5,25 @@
 //   hidden --[norm, query/key/value]--> qkv --[RoPE, attention over splits of the positions]--> partial, lse
 //   --[combine, output, residual]--> middle --[norm, gate and up, SiLU]--> active --[down, residual]--> hidden
 //
-// A hand-off is its data: a word of 64 bits holds 32 bits of data and the 32-bit number (tag) of its visit, and readers
-// poll the words until they carry the tag they wait for. There is no barrier over the grid and no memory fence. A
-// buffer needs no second copy: whoever overwrites a word has read results that need every reader of the old one done
-// (each reader writes its own words after reading, the reductions in between run over all of them).
+// A hand-off is its data: a word of 128 bits holds 7 numbers in bf16 and the 16-bit tag of its visit, written and read
+// whole, and readers poll the words until they carry the tag they wait for. Wherever a reader may meet a word that some
+// visits leave out, or needs float32, words of 64 bits hold 32 bits of data and a tag of 32. There is no barrier over the
+// grid and no memory fence. A buffer needs no second copy: whoever overwrites a word has read results that need every
+// reader of the old one done (each reader writes its own words after reading, the reductions in between run over all of
+// them). The residual stays in float32 with the CTA that owns its rows; only what a matrix multiplies is rounded.
+//
+// A warp polls just the words of the columns that it multiplies, so no barrier comes before the products; the RMS scale
+// is applied to the sums. Sums over warps go through shared memory in a fixed order, behind a barrier that the warps
+// which do not add only arrive at. The sums have two buffers, taken in turn (`Consumer::meet`).
 //
 // The producer walks the same list of tiles as the consumers, a ring of slots ahead of them, whatever they wait for:
-// weights of the next phases arrive during the hand-offs. A tile has at most 16 rows, each copied for itself, so that
+// weights of the next phases arrive during the hand-offs. A slot has at most 8 rows, each copied for itself, so that
 // the rows' stride is 64 modulo 128 bytes and 16-byte reads of eight lanes (two rows) meet no bank twice.
 //
-// Products run on the tensor cores: A is 16 rows of weights, B holds the vector in its columns: column 0 the vector
-// rounded to bf16, column 1 what the rounding lost; their sum has float32's accuracy. Chunk c (32 columns of the
-// matrix) goes to warp c % WARPS. Within a chunk lane 4g + t reads columns 8t..8t+7, for A and for B alike: the order
-// in which the hardware numbers them is free. Sums over warps are taken through shared memory in a fixed order.
+// Products run on the tensor cores: A is 16 rows of weights (two slots) or 8, B holds the vector in its columns: column
+// 0 the vector rounded to bf16, column 1 what the rounding lost; their sum has float32's accuracy. Warp w takes EACH
+// chunks of 32 columns from chunk w * EACH on. Within a chunk lane 4g + t reads columns 8t..8t+7, for A and for B alike:
+// the order in which the hardware numbers them is free.
 //
 // Sizes (compiled in): D hidden, Q query heads, KV heads of keys and values, I intermediate, V vocabulary, GRID CTAs.
 
@@ -33,41 +39,57 @@ DEVICE constexpr int up(int n, int multiple) { return (n + multiple - 1) / multi
 DEVICE constexpr int most(int a, int b) { return a > b ? a : b; }
 DEVICE constexpr int least(int a, int b) { return a < b ? a : b; }
 
-constexpr int D_STRIDE = stride_of(D), QH_STRIDE = stride_of(QH), DOWN_STRIDE = stride_of(32 * DOWN_CHUNKS);
-constexpr int D_CHUNKS = D / 32, QH_CHUNKS = QH / 32, I_CHUNKS = I / 32;
-constexpr int QKV_TILES = (QKV_ROWS + 15) / 16, GATE_UP_TILES = (GATE_UP_COUNT + 7) / 8;
-constexpr int DOWN_SLICES = (I_CHUNKS + DOWN_CHUNKS - 1) / DOWN_CHUNKS;
-constexpr int VOCABULARY_TILES = (V + 15) / 16;
+DEVICE constexpr int ceil_div(int n, int by) { return (n + by - 1) / by; }
 
-static_assert(H == 64 && G <= 8 && D % 32 == 0 && I % 32 == 0, "shape");
-static_assert(QKV_ROWS <= CONSUMERS && GATE_UP_COUNT <= CONSUMERS && GATE_UP_COUNT % 2 == 0, "one thread a row");
-static_assert(HIDDEN_ROWS <= 8, "output and down fill half a tile");
-static_assert(16 * D_STRIDE <= SLOT_BYTES && 8 * QH_STRIDE <= SLOT_BYTES && 8 * DOWN_STRIDE <= SLOT_BYTES, "slots");
-static_assert(SLOT_BYTES % 128 == 0 && SLOTS > IN_FLIGHT && IN_FLIGHT >= 1, "ring");
+constexpr int D_STRIDE = stride_of(D), DOWN_STRIDE = stride_of(32 * DOWN_CHUNKS);
+constexpr int QH_STRIDE = up(2 * QH, 128) + 32;  // read 8 bytes at a time
+constexpr int D_CHUNKS = D / 32, I_CHUNKS = I / 32;
+constexpr int D_EACH = ceil_div(D_CHUNKS, WARPS), I_EACH = ceil_div(I_CHUNKS, WARPS);
+constexpr int PARTS = 4 * KV, PARTS_EACH = ceil_div(PARTS, WARPS);  // a part: 16 columns of each head of a KV head
+constexpr int GATE_UP_TILES = ceil_div(GATE_UP_COUNT, 8), VOCABULARY_TILES = ceil_div(V, 16);
+
+constexpr int DATA = 7;  // numbers in a wide word
+constexpr int HIDDEN_WORDS = ceil_div(HIDDEN_ROWS, DATA), ACTIVE_WORDS = ceil_div(GATE_UP_COUNT, DATA);  // of a CTA
+// Words that a warp polls at most: of all the CTAs that own some of so many columns.
+DEVICE constexpr int polled(int columns, int owned, int words) { return ((columns + owned - 2) / owned + 1) * words; }
+constexpr int HIDDEN_POLLS = ceil_div(polled(32 * D_EACH, HIDDEN_ROWS, HIDDEN_WORDS), 32);
+constexpr int ACTIVE_POLLS = ceil_div(polled(32 * I_EACH, GATE_UP_COUNT, ACTIVE_WORDS), 32);
+
+static_assert(H == 64 && G <= DATA && D % 32 == 0 && I % 32 == 0, "shape");
+static_assert(WARPS == 8 && COPIES <= 4, "the four lanes of a row add two warps each, and write a copy each");
+static_assert(QKV_ROWS <= 8 * WARPS && ACTIVE_WORDS <= WARPS && HIDDEN_ROWS <= 8, "a warp adds 8 rows");
+static_assert(8 * D_STRIDE <= SLOT_BYTES && 8 * QH_STRIDE <= SLOT_BYTES && 8 * DOWN_STRIDE <= SLOT_BYTES, "slots");
+static_assert(SLOT_BYTES % 128 == 0 && SLOTS > IN_FLIGHT && SLOTS >= 3 && IN_FLIGHT >= 1, "ring");
 static_assert(GRID >= KV * MAX_SPLITS, "attention");
 
-// Shared memory. The vector is kept as bf16, then (except for the down projection's) what the rounding lost.
-constexpr int LOST = up(2 * most(D, QH), 128) + 64;
-constexpr int RED_TILES = most(most(QKV_TILES, GATE_UP_TILES), 2);
-constexpr int RED_FLOATS = WARPS * RED_TILES * 16;
+// Shared memory. Every warp keeps its part of the vector as bf16, then what the rounding lost.
+DEVICE constexpr int lost_at(int columns) { return up(2 * columns, 128) + 64; }
+constexpr int D_LOST = lost_at(32 * D_EACH), PART_LOST = lost_at(16 * G * PARTS_EACH);
+constexpr int VECTOR_BYTES = up(most(most(2 * D_LOST, 2 * PART_LOST), 64 * I_EACH), 128);
+constexpr int RED_TILES = most(most(ceil_div(QKV_ROWS, 16), GATE_UP_TILES), 1);
+constexpr int RED_ROW = WARPS + 2;  // floats
+constexpr int RED_FLOATS = RED_TILES * 16 * RED_ROW;
+constexpr int OUT_ROW = H + 4;
 constexpr int AT_VECTOR = SLOTS * SLOT_BYTES;
-constexpr int AT_RED = AT_VECTOR + up(most(2 * LOST, 2 * I), 128);
-constexpr int AT_SQUARES = AT_RED + 4 * RED_FLOATS;
+constexpr int AT_RED = AT_VECTOR + WARPS * VECTOR_BYTES;
+constexpr int AT_SQUARES = AT_RED + up(2 * 4 * RED_FLOATS, 128);
 constexpr int AT_QUERY = AT_SQUARES + 128;
 constexpr int AT_NEW = AT_QUERY + 8 * H * 2;             // new key, new value
 constexpr int AT_TOP = AT_NEW + 2 * H * 2;               // [WARPS, 8]
 constexpr int AT_SUM = AT_TOP + WARPS * 8 * 4;
-constexpr int AT_OUT = AT_SUM + WARPS * 8 * 4;           // [WARPS, 8, H]
-constexpr int AT_PROGRAM = AT_OUT + WARPS * 8 * H * 4;
+constexpr int AT_OUT = AT_SUM + WARPS * 8 * 4;           // [WARPS, 8, OUT_ROW]
+constexpr int AT_PROGRAM = AT_OUT + WARPS * 8 * OUT_ROW * 4;
 constexpr int AT_BARRIERS = AT_PROGRAM + MAX_VISITS * 8;
 constexpr int AT_FAILED = AT_BARRIERS + 2 * SLOTS * 8;
 constexpr int USED_BYTES = AT_FAILED + 16;
 static_assert(USED_BYTES <= SHARED_LIMIT, "shared memory");
 
-// Hand-off buffers, in words.
-constexpr int W_HIDDEN = 0, W_MIDDLE = W_HIDDEN + D, W_QKV = W_MIDDLE + D, W_ACTIVE = W_QKV + E;
-constexpr int W_LSE = W_ACTIVE + I / 2, W_PARTIAL = W_LSE + MAX_SPLITS * Q;  // lse [S, Q], partial [S, Q * H / 2]
-static_assert(W_PARTIAL + MAX_SPLITS * QH / 2 <= WORDS && W_PARTIAL % 2 == 0, "words");
+// Hand-off buffers, in words of 64 bits. Wide words: hidden and middle [GRID, HIDDEN_WORDS], active [GRID, ACTIVE_WORDS],
+// partial [S, KV, H], each with one entry of all heads of the KV head. Narrow ones: qkv [E], lse [S, KV, 8].
+constexpr int W_HIDDEN = 0, W_MIDDLE = W_HIDDEN + 2 * GRID * HIDDEN_WORDS, W_ACTIVE = W_MIDDLE + 2 * GRID * HIDDEN_WORDS;
+constexpr int W_PARTIAL = W_ACTIVE + 2 * GRID * ACTIVE_WORDS, W_LSE = W_PARTIAL + MAX_SPLITS * KV * H * 2;
+constexpr int W_QKV = W_LSE + MAX_SPLITS * KV * 8;
+static_assert(W_QKV + E <= WORDS && WORDS % 2 == 0, "words");
 
 #define MINUS_INFINITY float_of(0xff800000u)
 
@@ -91,6 +113,11 @@ DEVICE float low_of(u32 pair) { return float_of(pair << 16); }
 DEVICE float high_of(u32 pair) { return float_of(pair & 0xffff0000u); }
 DEVICE float value_of(bf16 x) { return float_of(static_cast<u32>(x) << 16); }
 DEVICE u64 word_of(u32 data, u32 tag) { return static_cast<u64>(tag) << 32 | data; }
+DEVICE uint4 wide_word_of(u32 a, u32 b, u32 c, u32 last, u32 tag) {
+    return make_uint4(a, b, c, (last & 0xffff) | tag << 16);
+}
+DEVICE bool has_tag(const uint4& word, u32 tag) { return word.w >> 16 == (tag & 0xffff); }
+DEVICE u32 pair_of(const uint4& word, int i) { return i == 0 ? word.x : i == 1 ? word.y : i == 2 ? word.z : word.w; }
 DEVICE bool has_tag(u64 word, u32 tag) { return static_cast<u32>(word >> 32) == tag; }
 
 DEVICE void spin(int cycles) {

@@ -1,151 +1,177 @@
-// What the phases of a consumer have in common: taking hand-offs, multiplying tiles, publishing results.
+// What the phases of a consumer have in common: taking hand-offs, multiplying tiles, adding over warps, publishing.
 
 struct Consumer {
     const Params& p;
     char* shared;
     Ring ring;
     Wait wait;
-    int thread, warp, lane, g, t, cta, stamps = 0;
+    int thread, warp, lane, g, t, cta, turn = 0, stamps = 0;
 
-    DEVICE u32* vector() { return reinterpret_cast<u32*>(shared + AT_VECTOR); }
-    DEVICE float* red() { return reinterpret_cast<float*>(shared + AT_RED); }
-    DEVICE float* squares() { return reinterpret_cast<float*>(shared + AT_SQUARES); }
+    DEVICE char* vector() { return shared + AT_VECTOR + warp * VECTOR_BYTES; }
+    DEVICE float* red() { return reinterpret_cast<float*>(shared + AT_RED) + turn * RED_FLOATS; }
+    DEVICE float* squares() { return reinterpret_cast<float*>(shared + AT_SQUARES) + turn * WARPS; }
 
     DEVICE const u64* words() { return p.words + cta % COPIES * WORDS; }
-    DEVICE void publish(int at, u32 data, u32 tag) {
-#pragma unroll
-        for (int copy = 0; copy < COPIES; ++copy) store_word(p.words + copy * WORDS + at, word_of(data, tag));
-    }
 
     DEVICE void begin_wait(int phase) {
         spin(p.delay[phase]);
         wait.start = wait.looks = 0;
     }
 
-    // For measurements: a wait has ended (before a phase's products), or its results are on their way.
+    // For measurements: a wait has ended, its products are done, or the phase's results are on their way.
     DEVICE void stamp() {
         if (TRACE > 0 && thread == 0 && stamps < TRACE) p.trace[cta * TRACE + stamps++] = clock_now();
     }
 
-    // Waits for words 2i and 2i + 1 with i = first, first + step, ... below `count`; at most N such pairs.
-    template <int N>
-    DEVICE void take(const u64* words, int first, int step, int count, u32 tag, u64 (&a)[N], u64 (&b)[N]) {
+    // Waits for the words first + lane + 32n, n < N, below `end`.
+    template <int N> DEVICE void take(const u64* words, int first, int end, u32 tag, uint4 (&got)[N]) {
         u32 missing = 0;
 #pragma unroll
-        for (int n = 0; n < N; ++n) {
-            a[n] = b[n] = 0;
-            if (first + n * step < count) missing |= 1u << n;
-        }
+        for (int n = 0; n < N; ++n)
+            if (first + lane + 32 * n < end) missing |= 1u << n;
         while (missing) {
 #pragma unroll
             for (int n = 0; n < N; ++n)
-                if (missing >> n & 1) load_two_words(words + 2 * (first + n * step), a[n], b[n]);
+                if (missing >> n & 1) got[n] = load_wide_word(words + 2 * (first + lane + 32 * n));
 #pragma unroll
             for (int n = 0; n < N; ++n)
-                if (has_tag(a[n], tag) && has_tag(b[n], tag)) missing &= ~(1u << n);
+                if ((missing >> n & 1) && has_tag(got[n], tag)) missing &= ~(1u << n);
             if (missing && wait.gives_up()) break;
         }
     }
 
-    DEVICE void keep_split(int pair, float x, float y) {  // a pair of the vector, and what its rounding lost
-        const u32 near = pack_bf16(x, y);
-        vector()[pair] = near;
-        vector()[LOST / 4 + pair] = pack_bf16(x - low_of(near), y - high_of(near));
+    DEVICE void keep_split(int column, int lost, float x) {  // an entry of the vector, and what its rounding lost
+        const u32 near = pack_bf16(x, 0.0f);
+        bf16* to = reinterpret_cast<bf16*>(vector()) + column;
+        to[0] = static_cast<bf16>(near);
+        to[lost / 2] = static_cast<bf16>(pack_bf16(x - low_of(near), 0.0f));
     }
 
-    // The normalised vector of a matrix over the hidden state, without the scale, which is returned.
-    static constexpr int PAIRS = (D / 2 + CONSUMERS - 1) / CONSUMERS;
-    DEVICE float take_hidden(const u64* words, u32 tag, const bf16* norm, const bf16* embedding, int phase) {
-        u32 gain[PAIRS];
-        u64 a[PAIRS], b[PAIRS];
-#pragma unroll
-        for (int n = 0; n < PAIRS; ++n) {
-            const int i = thread + n * CONSUMERS;
-            gain[n] = i < D / 2 ? read_only(reinterpret_cast<const u32*>(norm) + i) : 0;
-        }
-        if (embedding) {
-#pragma unroll
-            for (int n = 0; n < PAIRS; ++n) {
-                const int i = thread + n * CONSUMERS;
-                const u32 pair = i < D / 2 ? read_only(reinterpret_cast<const u32*>(embedding) + i) : 0;
-                a[n] = bits_of(low_of(pair)), b[n] = bits_of(high_of(pair));
-            }
-        } else {
-            begin_wait(phase);
-            take<PAIRS>(words, thread, CONSUMERS, D / 2, tag, a, b);
-        }
+    // B of the warp's chunks of a normalised vector, without the scale; the warp's sum of squares to shared memory.
+    DEVICE void take_hidden(int at, u32 tag, const bf16* norm, const bf16* embedding, int phase, uint4 (&x)[D_EACH]) {
+        const int low = 32 * D_EACH * warp, high = least(low + 32 * D_EACH, D);
         float square = 0.0f;
-#pragma unroll
-        for (int n = 0; n < PAIRS; ++n) {
-            const int i = thread + n * CONSUMERS;
-            const float x = float_of(static_cast<u32>(a[n])), y = float_of(static_cast<u32>(b[n]));
-            if (i < D / 2) {
-                square += x * x + y * y;
-                keep_split(i, x * low_of(gain[n]), y * high_of(gain[n]));
+        if (embedding) {
+            for (int column = low + lane; column < high; column += 32) {
+                const float value = value_of(read_only(embedding + column));
+                square += value * value;
+                keep_split(column - low, D_LOST, value * value_of(read_only(norm + column)));
             }
+        } else if (low < high) {
+            const int first = low / HIDDEN_ROWS * HIDDEN_WORDS, end = ((high - 1) / HIDDEN_ROWS + 1) * HIDDEN_WORDS;
+            uint4 got[HIDDEN_POLLS] = {};
+            bf16 gain[HIDDEN_POLLS][DATA];
+#pragma unroll
+            for (int n = 0; n < HIDDEN_POLLS; ++n)
+#pragma unroll
+                for (int i = 0; i < DATA; ++i) {
+                    const int column = hidden_column(first + lane + 32 * n, i, low, high);
+                    gain[n][i] = column < 0 ? 0 : read_only(norm + column);
+                }
+            begin_wait(phase);
+            take(p.words + cta % COPIES * WORDS + at, first, end, tag, got);
+#pragma unroll
+            for (int n = 0; n < HIDDEN_POLLS; ++n)
+#pragma unroll
+                for (int i = 0; i < DATA; ++i) {
+                    const int column = hidden_column(first + lane + 32 * n, i, low, high);
+                    const u32 pair = pair_of(got[n], i / 2);
+                    const float value = i % 2 ? high_of(pair) : low_of(pair);
+                    if (column < 0) continue;
+                    square += value * value;
+                    keep_split(column - low, D_LOST, value * value_of(gain[n][i]));
+                }
+        }
+        stamp();
+        warp_sync();
+#pragma unroll
+        for (int n = 0; n < D_EACH; ++n) {
+            x[n] = make_uint4(0, 0, 0, 0);
+            if (g < 2) x[n] = *reinterpret_cast<const uint4*>(vector() + g * D_LOST + n * 64 + t * 16);
         }
 #pragma unroll
         for (int mask = 16; mask > 0; mask /= 2) square += shuffle_xor(square, mask);
         if (lane == 0) squares()[warp] = square;
-        consumers_sync();
-        stamp();
+    }
+    // Column of entry i of a word of hidden or middle; -1 if it has none from `low` to `high`.
+    DEVICE static int hidden_column(int word, int i, int low, int high) {
+        const int row = word % HIDDEN_WORDS * DATA + i, column = word / HIDDEN_WORDS * HIDDEN_ROWS + row;
+        return row < HIDDEN_ROWS && column >= low && column < high ? column : -1;
+    }
+
+    DEVICE float scale() {  // once all warps have met
         float sum = 0.0f;
 #pragma unroll
         for (int w = 0; w < WARPS; ++w) sum += squares()[w];
         return rsqrt_of(sum * (1.0f / D) + EPS);
     }
 
-    // B of the warp's chunks: column 0 the vector, column 1 what its rounding lost, the others zero.
-    template <int CHUNKS> DEVICE void load_vector(uint4 (&x)[(CHUNKS + WARPS - 1) / WARPS]) {
-#pragma unroll
-        for (int n = 0; n < (CHUNKS + WARPS - 1) / WARPS; ++n) {
-            const int chunk = warp + n * WARPS;
-            x[n] = make_uint4(0, 0, 0, 0);
-            if (g < 2 && chunk < CHUNKS)
-                x[n] = *reinterpret_cast<const uint4*>(shared + AT_VECTOR + g * LOST + chunk * 64 + t * 16);
-        }
-    }
-
-    DEVICE uint4 weights(int row, int stride, int chunk) {
-        return *reinterpret_cast<const uint4*>(ring.slots + ring.slot * SLOT_BYTES + row * stride + chunk * 64 + t * 16);
-    }
-    DEVICE void arrive_full() { await_barrier(ring.full + ring.slot, ring.round & 1); }
+    DEVICE const char* weights(int slot) { return ring.slots + slot * SLOT_BYTES; }
     DEVICE void release() {
-        warp_sync();
         if (lane == 0) barrier_arrive(ring.empty + ring.slot);
         ring.advance();
     }
 
-    // Products of a tile's rows `g` and `second` with this warp's chunks, in lanes with t = 0.
-    template <int CHUNKS, int STRIDE, bool HALF>
-    DEVICE void multiply(const uint4 (&x)[(CHUNKS + WARPS - 1) / WARPS], int second, float& first_sum, float& second_sum) {
+    // Products of a tile of one slot or two with this warp's chunks: rows g and g + 8, in lanes with t = 0.
+    DEVICE void multiply(const uint4 (&x)[D_EACH], bool two, int tile) {
         float c[4][4] = {};
-        arrive_full();
+        const Ring first = ring;
+        Ring second = ring;
+        second.advance();
+        await_barrier(first.full + first.slot, first.round & 1);
+        if (two) await_barrier(second.full + second.slot, second.round & 1);
+        const char *upper = weights(first.slot), *lower = weights(two ? second.slot : first.slot);
 #pragma unroll
-        for (int n = 0; n < (CHUNKS + WARPS - 1) / WARPS; ++n) {
-            const int chunk = warp + n * WARPS;
-            if (chunk < CHUNKS) {
-                const uint4 a = weights(g, STRIDE, chunk);
-                const uint4 b = HALF ? make_uint4(0, 0, 0, 0) : weights(second, STRIDE, chunk);
+        for (int n = 0; n < D_EACH; ++n) {
+            const int chunk = warp * D_EACH + n;
+            if (chunk < D_CHUNKS) {
+                const uint4 a = *reinterpret_cast<const uint4*>(upper + g * D_STRIDE + chunk * 64 + t * 16);
+                const uint4 b = *reinterpret_cast<const uint4*>(lower + g * D_STRIDE + chunk * 64 + t * 16);
                 mma(c[2 * (n & 1)], a.x, b.x, a.y, b.y, x[n].x, x[n].y);
                 mma(c[2 * (n & 1) + 1], a.z, b.z, a.w, b.w, x[n].z, x[n].w);
             }
         }
+        warp_sync();
         release();
+        if (two) release();
         const float* k = &c[0][0];
-        first_sum = ((k[0] + k[4]) + (k[8] + k[12])) + ((k[1] + k[5]) + (k[9] + k[13]));
-        second_sum = ((k[2] + k[6]) + (k[10] + k[14])) + ((k[3] + k[7]) + (k[11] + k[15]));
+        keep(tile, ((k[0] + k[4]) + (k[8] + k[12])) + ((k[1] + k[5]) + (k[9] + k[13])),
+             ((k[2] + k[6]) + (k[10] + k[14])) + ((k[3] + k[7]) + (k[11] + k[15])));
     }
 
-    DEVICE void keep(int tile, float first_sum, float second_sum) {
+    DEVICE void keep(int tile, float upper, float lower) {
         if (t != 0) return;
-        red()[(warp * RED_TILES + tile) * 16 + g] = first_sum;
-        red()[(warp * RED_TILES + tile) * 16 + 8 + g] = second_sum;
+        red()[(tile * 16 + g) * RED_ROW + warp] = upper;
+        red()[(tile * 16 + 8 + g) * RED_ROW + warp] = lower;
     }
+
+    // All warps have kept their products; only those that add them wait for it. The next products go to the other
+    // buffer. This one is used again after a hand-off that needed another which needed what is added here, so no warp
+    // comes round before the addition.
+    DEVICE void meet(bool adds) {
+        if (adds)
+            consumers_sync(turn);
+        else
+            consumers_arrive(turn);
+    }
+    // Sum of a row over all warps, in the four lanes that ask for it.
     DEVICE float total(int tile, int row) {
-        float sum = 0.0f;
+        const float* from = red() + (tile * 16 + row) * RED_ROW + 2 * t;
+        float sum = from[0] + from[1];
+        sum += shuffle_xor(sum, 1);
+        return sum + shuffle_xor(sum, 2);
+    }
+
+    // A wide word of the entries `first`.. that lanes 4i hold in x, to all copies.
+    DEVICE void publish_rows(int at, float x, int first, u32 tag) {
+        u32 pair[4];
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) sum += red()[(w * RED_TILES + tile) * 16 + row];
-        return sum;
+        for (int i = 0; i < 4; ++i) {
+            const float low = float_of(shuffle(bits_of(x), 4 * least(first + 2 * i, 7)));
+            const float high = float_of(shuffle(bits_of(x), 4 * least(first + 2 * i + 1, 7)));
+            pair[i] = pack_bf16(low, high);
+        }
+        if (lane < COPIES)
+            store_wide_word(p.words + lane * WORDS + at, wide_word_of(pair[0], pair[1], pair[2], pair[3], tag));
     }
 };

@@ -32,9 +32,14 @@ DEVICE u32 low_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x5410); }
 DEVICE u32 high_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x7632); }
 
 DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+DEVICE u32 shuffle(u32 x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 DEVICE void warp_sync() { __syncwarp(); }
 DEVICE void cta_sync() { __syncthreads(); }
-DEVICE void consumers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(32 * WARPS) : "memory"); }
+// Barriers of the consumers: 0 and 1 of the sums over warps, where those that do not wait only arrive, and 2.
+DEVICE void consumers_sync(int barrier) { asm volatile("bar.sync %0, %1;" ::"r"(barrier + 1), "n"(32 * WARPS) : "memory"); }
+DEVICE void consumers_arrive(int barrier) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(barrier + 1), "n"(32 * WARPS) : "memory");
+}
 
 // C[16, 8] += A[16, 16] B[16, 8]. Lane 4g + t holds of A rows g and g + 8 at columns 2t, 2t + 1 (a0, a1) and 2t + 8,
 // 2t + 9 (a2, a3); of B column g at the same rows (b0, b1); of C row g (c0, c1) and g + 8 (c2, c3) at columns 2t, 2t + 1.
@@ -59,6 +64,26 @@ DEVICE u64 load_word(const u64* p) {
 }
 DEVICE void load_two_words(const u64* p, u64& a, u64& b) {
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(a), "=l"(b) : "l"(p) : "memory");
+}
+DEVICE void store_wide_word(void* p, const uint4& word) {
+    const u64 low = static_cast<u64>(word.y) << 32 | word.x, high = static_cast<u64>(word.w) << 32 | word.z;
+    asm volatile(
+        "{\n.reg .b128 whole;\n"
+        "mov.b128 whole, {%1, %2};\n"
+        "st.relaxed.gpu.global.b128 [%0], whole;\n}" ::"l"(p),
+        "l"(low), "l"(high)
+        : "memory");
+}
+DEVICE uint4 load_wide_word(const void* p) {
+    u64 low, high;
+    asm volatile(
+        "{\n.reg .b128 whole;\n"
+        "ld.relaxed.gpu.global.b128 whole, [%2];\n"
+        "mov.b128 {%0, %1}, whole;\n}"
+        : "=l"(low), "=l"(high)
+        : "l"(p)
+        : "memory");
+    return make_uint4(static_cast<u32>(low), static_cast<u32>(low >> 32), static_cast<u32>(high), static_cast<u32>(high >> 32));
 }
 DEVICE void store_to_host(int* p, int value) {
     asm volatile("st.relaxed.sys.global.s32 [%0], %1;" ::"l"(p), "r"(value) : "memory");

@@ -27,15 +27,15 @@ DEVICE void produce(const Params& p, Producer& producer, const int* program, int
     for (int visit = 0; visit < p.visits; ++visit) {
         const size_t block = program[2 * visit];
         const bf16* qkv = p.qkv + (block * E + cta * QKV_ROWS + lane) * D;
-        for (int first = 0; first < qkv_rows; first += 16)
-            producer.copy(qkv + static_cast<size_t>(first) * D, least(16, qkv_rows - first), 2 * D, D_STRIDE);
+        for (int first = 0; first < qkv_rows; first += 8)
+            producer.copy(qkv + static_cast<size_t>(first) * D, least(8, qkv_rows - first), 2 * D, D_STRIDE);
         if (hidden_rows)
             producer.copy(p.output + (block * D + cta * HIDDEN_ROWS + lane) * QH, hidden_rows, 2 * QH, QH_STRIDE);
-        for (int first = 0; first < pairs; first += 8) {  // gates, then the ups that belong to them
-            const int n = least(8, pairs - first), is_up = lane >= n;
-            const size_t row = block * 2 * I + is_up * I + cta * GATE_UP_COUNT + first + lane - is_up * n;
-            // A tile that is not full is kept dense: its ups follow its gates, see `gate_up_row`.
-            producer.copy(p.gate_up + row * D, 2 * n, 2 * D, D_STRIDE);
+        const bf16* gate = p.gate_up + (block * 2 * I + cta * GATE_UP_COUNT + lane) * D;
+        for (int first = 0; first < pairs; first += 8) {
+            const bf16* from = gate + static_cast<size_t>(first) * D;
+            producer.copy(from, least(8, pairs - first), 2 * D, D_STRIDE);
+            producer.copy(from + static_cast<size_t>(I) * D, least(8, pairs - first), 2 * D, D_STRIDE);
         }
         if (hidden_rows)
             for (int chunk = 0; chunk < I_CHUNKS; chunk += DOWN_CHUNKS)
@@ -43,6 +43,7 @@ DEVICE void produce(const Params& p, Producer& producer, const int* program, int
                               64 * least(DOWN_CHUNKS, I_CHUNKS - chunk), DOWN_STRIDE);
     }
     for (int tile = cta; tile < VOCABULARY_TILES; tile += GRID)
-        producer.copy(p.lm_head + static_cast<size_t>(16 * tile + lane) * D, least(16, V - 16 * tile), 2 * D, D_STRIDE);
+        for (int first = 16 * tile; first < least(16 * tile + 16, V); first += 8)
+            producer.copy(p.lm_head + static_cast<size_t>(first + lane) * D, least(8, V - first), 2 * D, D_STRIDE);
     // The launch must not end while copies are under way: consumers wait for every slot, so none is.
 }

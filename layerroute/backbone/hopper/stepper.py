@@ -153,7 +153,12 @@ class HopperStepper:
             self._upload(self._program, torch.tensor([(v.block, v.slot) for v in visits], dtype=torch.int32))
             self._visits = visits
         self._params.visits = len(visits)
-        self._params.splits = next(splits for positions, splits in self.splits.items() if end <= positions)
+        splits = next(splits for positions, splits in self.splits.items() if end <= positions)
+        if splits != self._params.splits:
+            # Words that steps with fewer splits left as they were may carry any tag: tags of 16 bits come round.
+            self._words.zero_()
+            self._counters.zero_()
+            self._params.splits = splits
         self._params.delay[:] = self.delay
         for _ in range(count):
             self._launch(self._params)
