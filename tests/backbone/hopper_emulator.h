@@ -90,6 +90,7 @@ DEVICE int cta_index() { return emulator::now->cta->index; }
 DEVICE uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 DEVICE uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 
+DEVICE int unknown(int x) { return x; }
 DEVICE float float_of(u32 bits) { float x; memcpy(&x, &bits, 4); return x; }
 DEVICE u32 bits_of(float x) { u32 bits; memcpy(&bits, &x, 4); return bits; }
 DEVICE float exp2_of(float x) { return exp2f(x); }

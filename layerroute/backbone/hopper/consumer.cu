@@ -7,6 +7,12 @@ struct Consumer {
     Wait wait;
     int thread, warp, lane, g, t, cta, turn = 0, stamps = 0;
 
+    // Before each phase: nothing that it works out from these is kept in registers through the others.
+    DEVICE void forget() {
+        thread = unknown(thread), cta = unknown(cta);
+        warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+    }
+
     DEVICE char* vector() { return shared + AT_VECTOR + warp * VECTOR_BYTES; }
     DEVICE float* red() { return reinterpret_cast<float*>(shared + AT_RED) + turn * RED_FLOATS; }
     DEVICE float* squares() { return reinterpret_cast<float*>(shared + AT_SQUARES) + turn * WARPS; }
@@ -57,8 +63,9 @@ struct Consumer {
                 square += value * value;
                 keep_split(column - low, D_LOST, value * value_of(read_only(norm + column)));
             }
-        } else if (low < high) {
-            const int first = low / HIDDEN_ROWS * HIDDEN_WORDS, end = ((high - 1) / HIDDEN_ROWS + 1) * HIDDEN_WORDS;
+        } else {
+            const int first = least(low, D - 1) / HIDDEN_ROWS * HIDDEN_WORDS;  // a warp without columns waits too
+            const int end = ((high - 1) / HIDDEN_ROWS + 1) * HIDDEN_WORDS;
             uint4 got[HIDDEN_POLLS] = {};
             bf16 gain[HIDDEN_POLLS][DATA];
 #pragma unroll
@@ -146,8 +153,8 @@ struct Consumer {
     }
 
     // All warps have kept their products; only those that add them wait for it. The next products go to the other
-    // buffer. This one is used again after a hand-off that needed another which needed what is added here, so no warp
-    // comes round before the addition.
+    // buffer. This one is used again after a hand-off that needed another which needed what is added here, and every warp
+    // waits for some word of each: none comes round before the addition.
     DEVICE void meet(bool adds) {
         if (adds)
             consumers_sync(turn);

@@ -19,7 +19,7 @@ struct Step : Attention {
         stamp();
     }
 
-    static constexpr int BATCH = 4;  // splits that are polled together
+    static constexpr int BATCH = 2;  // splits that are polled together
     // Entry j of a KV head's heads 4i.., with i = 0 in the first 16 lanes and 1 in the others, over all splits.
     DEVICE void take_attended(int head, int j, u32 tag, float (&x)[4]) {
         float top[4], sum[4] = {};
@@ -75,13 +75,13 @@ struct Step : Attention {
 #pragma unroll
         for (int n = 0; n < PARTS_EACH; ++n) {
             const int part = warp + n * WARPS, j = lane % 16;
-            if (part >= PARTS) continue;
+            if (n > 0 && part >= PARTS) continue;  // a warp without columns waits too
             float x[4];
-            take_attended(part / 4, part % 4 * 16 + j, tag, x);
+            take_attended(part % PARTS / 4, part % 4 * 16 + j, tag, x);
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
                 const int q = lane / 16 * 4 + k;
-                if (q < G) keep_split((n * G + q) * 16 + j, PART_LOST, x[k]);
+                if (q < G && part < PARTS) keep_split((n * G + q) * 16 + j, PART_LOST, x[k]);
             }
         }
         stamp();
@@ -142,21 +142,20 @@ struct Step : Attention {
         const int rows = share(D, HIDDEN_ROWS, cta);
         if (!rows) return;
         const int low = least(32 * I_EACH * warp, I), high = least(low + 32 * I_EACH, I);
-        if (low < high) {
-            const int first = low / GATE_UP_COUNT * ACTIVE_WORDS, end = ((high - 1) / GATE_UP_COUNT + 1) * ACTIVE_WORDS;
-            uint4 got[ACTIVE_POLLS] = {};
-            begin_wait(FROM_GATE_UP);
-            take(words() + W_ACTIVE, first, end, tag, got);
+        const int first = least(low, I - 1) / GATE_UP_COUNT * ACTIVE_WORDS;  // a warp without columns waits too
+        const int end = ((high - 1) / GATE_UP_COUNT + 1) * ACTIVE_WORDS;
+        uint4 got[ACTIVE_POLLS] = {};
+        begin_wait(FROM_GATE_UP);
+        take(words() + W_ACTIVE, first, end, tag, got);
 #pragma unroll
-            for (int n = 0; n < ACTIVE_POLLS; ++n) {
-                const int word = first + lane + 32 * n, row = word % ACTIVE_WORDS * DATA;
-                const int column = word / ACTIVE_WORDS * GATE_UP_COUNT + row;
+        for (int n = 0; n < ACTIVE_POLLS; ++n) {
+            const int word = first + lane + 32 * n, row = word % ACTIVE_WORDS * DATA;
+            const int column = word / ACTIVE_WORDS * GATE_UP_COUNT + row;
 #pragma unroll
-                for (int i = 0; i < DATA; ++i)
-                    if (word < end && row + i < GATE_UP_COUNT && column + i >= low && column + i < high)
-                        reinterpret_cast<bf16*>(vector())[column + i - low] =
-                            static_cast<bf16>(pair_of(got[n], i / 2) >> i % 2 * 16);
-            }
+            for (int i = 0; i < DATA; ++i)
+                if (row + i < GATE_UP_COUNT && column + i >= low && column + i < high)
+                    reinterpret_cast<bf16*>(vector())[column + i - low] =
+                        static_cast<bf16>(pair_of(got[n], i / 2) >> i % 2 * 16);
         }
         stamp();
         warp_sync();
@@ -235,10 +234,15 @@ KERNEL decode(const GRID_CONSTANT Params p) {
         for (int visit = 0; visit < p.visits; ++visit) {
             const int block = program[2 * visit], slot = program[2 * visit + 1];
             const u32 tag = base + visit + 1;
+            step.forget();
             step.query_key_value(block, tag, visit == 0 ? embedding : nullptr);
+            step.forget();
             step.attention(slot, position, tag, p.rope + static_cast<size_t>(position) * H);
+            step.forget();
             step.output(tag, residual);
+            step.forget();
             step.gate_up(block, tag);
+            step.forget();
             step.down(tag, residual);
         }
         step.vocabulary(base + p.visits, p.visits == 0 ? embedding : nullptr);

@@ -13,6 +13,12 @@ typedef unsigned long long u64;
 DEVICE int thread_index() { return threadIdx.x; }
 DEVICE int cta_index() { return blockIdx.x; }
 
+// The same number, of which the compiler knows nothing.
+DEVICE int unknown(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
 DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
 DEVICE float exp2_of(float x) { return exp2f(x); }
