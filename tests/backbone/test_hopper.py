@@ -164,7 +164,7 @@ def test_every_row_falls_to_one_cta_and_fits_its_slot(grid, hidden, heads, kv, i
     assert layout.qkv_rows * grid >= config.qkv_size
     assert layout.hidden_rows * grid >= hidden
     assert layout.gate_up_count * grid >= intermediate
-    assert 16 * stride_of(hidden) <= layout.slot_bytes
+    assert 8 * stride_of(hidden) <= layout.slot_bytes
     assert 8 * stride_of(32 * layout.down_chunks) <= layout.slot_bytes
     assert layout.slots * layout.slot_bytes < layout.shared_limit
 
