@@ -234,12 +234,19 @@ inline void run(int ctas, u32 seed) {
     }
     std::vector<size_t> order(lanes.size() / 32);
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    size_t late = 0;  // a warp that is left out for a while, so that the others run ahead of it
+    int rounds = 0;
     for (bool any = true; any;) {
         any = false;
+        if (rounds-- == 0) late = dice() % order.size(), rounds = 60;
         std::shuffle(order.begin(), order.end(), dice);
         for (const size_t warp : order) {
             ++ticks;
             Lane* first = &lanes[32 * warp];
+            if (warp == late && rounds > 20) {
+                any = true;
+                continue;
+            }
             for (int i = 0; i < 32; ++i) first[i].polls = false;
             for (bool ran = true; ran;) {
                 ran = false;
