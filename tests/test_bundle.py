@@ -189,6 +189,7 @@ def test_missing_folder_and_missing_routing_file(tmp_path):
         ({"format": None}, "format None"),
         ({"color": "red"}, "invalid at 'color'"),
         ({"evidence": "first"}, "invalid at 'evidence'"),
+        ({"reads": "first_block"}, "invalid at 'reads'"),
         ({"backbone": {"name": "x", "fingerprint": "y", "size": 1}}, "invalid at 'backbone.size'"),
         ({"always_run": [NUM_BLOCKS]}, "always_run names blocks that do not exist"),
         ({"files": {}}, "which make no bundle"),
@@ -202,6 +203,16 @@ def test_bad_metadata_is_refused(tmp_path, changes, message):
     edit_json(tmp_path / "bundle", "routing.json", **changes)
     with pytest.raises(BundleError, match=message):
         load_bundle(tmp_path / "bundle")
+
+
+def test_gates_of_a_bundle_that_does_not_say_what_they_read_read_their_own_block(tmp_path):
+    """Bundles were written without it while there was no other way."""
+    save_tiny(tmp_path / "bundle")
+    routing = tmp_path / "bundle" / "routing.json"
+    metadata = json.loads(routing.read_text())
+    del metadata["reads"]
+    routing.write_text(json.dumps(metadata))
+    assert load_bundle(tmp_path / "bundle").metadata.reads == "own_block"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"format": 1}', "\xff"])
