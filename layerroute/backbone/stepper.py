@@ -1,8 +1,9 @@
 """The backend seam: how a decode step runs on a device."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from layerroute.backbone.model import Backbone
 from layerroute.errors import RequestError
 from layerroute.program import LayerProgram
 
+MAX_TOKENS = 64
+"""Tokens uploaded to the device at once; longer pieces are uploaded in parts."""
 MAX_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Relative difference of a fast backend's logits from the eager ones, in norm, from which on it is not used."""
 
@@ -47,40 +50,67 @@ class StepBuffers(Protocol):
     logits_V: Tensor
 
 
-@runtime_checkable
-class DeviceStepper(Stepper, Protocol):
+class DeviceStepper(ABC):
     """A stepper that takes its token and position from the device, so that draws can be launched between its steps.
 
     Attributes:
+        kernels: the buffers of its steps, which stay in place.
         on_device: makes the backbone's device the current one.
         pdl: whether kernels may use programmatic dependent launch.
         pool: what graphs allocate from, or None without CUDA.
     """
 
+    one_by_one = True
+    kernels: StepBuffers
     on_device: AbstractContextManager[object]
     pdl: bool
     pool: Any
+    _backbone: Backbone
 
-    @property
-    def kernels(self) -> StepBuffers:
-        """The buffers of its steps, which stay in place."""
-        ...
+    def step(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> Tensor:
+        """Feed tokens at positions `start..`, a step for each.
+
+        Returns:
+            Float32 logits [V] after the last token, valid until the next step.
+
+        Raises:
+            KernelError, RequestError: as `replay`.
+        """
+        self.feed(ids, start, visits, cache)
+        for visit in visits:
+            self._backbone.executed_L[visit.block] += len(ids)
+        return self.kernels.logits_V
 
     def feed(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> None:
         """What `step` launches, without counting it as executed."""
-        ...
+        with self.on_device:
+            for offset in range(0, len(ids), MAX_TOKENS):
+                piece = ids[offset : offset + MAX_TOKENS]
+                self.upload(start + offset, cache, piece)
+                self.replay(len(piece), start + offset + len(piece), visits)
 
     def upload(self, position: int, cache: KVCache, ids: Sequence[int]) -> None:
         """Put tokens, the position of the first, and the cache's address on the device."""
-        ...
+        keys, values = cache.keys_SKTH.data_ptr(), cache.values_SKTH.data_ptr()
+        self._upload(self.kernels.state, torch.tensor([position, 0, keys, values, cache.capacity, 0, 0, 0, *ids]))
 
+    @abstractmethod
     def replay(self, count: int, end: int, visits: tuple[Visit, ...]) -> None:
-        """Feed the next `count` tokens that lie on the device, the last of them before position `end`."""
-        ...
+        """Feed the next `count` tokens that lie on the device, the last of them before position `end`.
 
+        Raises:
+            KernelError: a launch was refused, or an earlier step was given up on the device.
+            RequestError: a program that is longer than the backend takes.
+        """
+
+    @abstractmethod
     def check(self) -> None:
         """Raise what went wrong on the device in a step that has ended, if anything did."""
-        ...
+
+    @staticmethod
+    def _upload(target: Tensor, data: Tensor) -> None:
+        # From pageable memory the driver takes its own copy before it returns, so nothing has to be waited for.
+        target.view(-1)[: data.numel()].copy_(data.view(-1), non_blocking=True)
 
 
 class EagerStepper:

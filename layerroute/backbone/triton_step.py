@@ -7,7 +7,6 @@ few bytes. Graphs differ only in the number of visits and in how finely attentio
 
 import importlib.util
 from collections import OrderedDict
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +16,12 @@ from torch import Tensor
 
 from layerroute.backbone.capture import capture
 from layerroute.backbone.config import BackboneConfig
-from layerroute.backbone.kv_cache import KVCache, Visit
+from layerroute.backbone.kv_cache import Visit
 from layerroute.backbone.model import Backbone
+from layerroute.backbone.stepper import MAX_TOKENS, DeviceStepper
 from layerroute.backbone.triton_tiling import MULTIPROCESSORS, AttentionTile, Tiling, choose_tiling, power_of_two
 
 MAX_GRAPHS = 64
-MAX_TOKENS = 64
-"""Tokens uploaded at once; longer pieces are uploaded in parts."""
 
 
 def why_not(config: BackboneConfig, dtype: torch.dtype, device: torch.device) -> str | None:
@@ -136,7 +134,7 @@ class _Captured:
     visits: tuple[Visit, ...] | None = None  # what `program` holds
 
 
-class TritonStepper:
+class TritonStepper(DeviceStepper):
     """Captures a graph when a program length and a range of positions are first met, and replays it afterwards.
 
     Args:
@@ -151,7 +149,7 @@ class TritonStepper:
     """
 
     name = "triton"
-    one_by_one = True
+    kernels: StepKernels
 
     def __init__(self, backbone: Backbone, tiling: Tiling | None = None, pdl: bool | None = None) -> None:
         self._backbone = backbone
@@ -166,30 +164,6 @@ class TritonStepper:
         self.pool = torch.cuda.graph_pool_handle() if is_cuda else None
         where = torch.cuda.get_device_name(device) if is_cuda else "Triton's interpreter"
         self.reason = f"fused kernels on {where}, {'with' if pdl else 'without'} programmatic dependent launch"
-
-    def step(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> Tensor:
-        """Feed tokens at positions `start..`, one replay for each, which equals feeding them one by one.
-
-        Returns:
-            Float32 logits [V] after the last token, valid until the next step.
-        """
-        self.feed(ids, start, visits, cache)
-        for visit in visits:
-            self._backbone.executed_L[visit.block] += len(ids)
-        return self.kernels.logits_V
-
-    def feed(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> None:
-        """What `step` launches, without counting it as executed."""
-        with self.on_device:
-            for offset in range(0, len(ids), MAX_TOKENS):
-                piece = ids[offset : offset + MAX_TOKENS]
-                self.upload(start + offset, cache, piece)
-                self.replay(len(piece), start + offset + len(piece), visits)
-
-    def upload(self, position: int, cache: KVCache, ids: Sequence[int]) -> None:
-        """Put tokens, the position of the first, and the cache's address on the device."""
-        keys, values = cache.keys_SKTH.data_ptr(), cache.values_SKTH.data_ptr()
-        self._upload(self.kernels.state, torch.tensor([position, 0, keys, values, cache.capacity, 0, 0, 0, *ids]))
 
     def replay(self, count: int, end: int, visits: tuple[Visit, ...]) -> None:
         """Feed the next `count` tokens that lie on the device, the last of them before position `end`."""
@@ -221,8 +195,3 @@ class TritonStepper:
             launch = partial(self.kernels.run, captured.program, attention)
             captured.graph = capture(launch, self.pool, restored=(self.kernels.state,))
         return captured
-
-    @staticmethod
-    def _upload(target: Tensor, data: Tensor) -> None:
-        # From pageable memory the driver takes its own copy before it returns, so nothing has to be waited for.
-        target.view(-1)[: data.numel()].copy_(data.view(-1), non_blocking=True)

@@ -4,7 +4,7 @@ The layer program, the token, its position and the KV cache are data on the devi
 program, in any order, with repeats, over any cache.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,16 +16,15 @@ from layerroute.backbone.config import BackboneConfig
 from layerroute.backbone.hopper.compiler import why_not_compile
 from layerroute.backbone.hopper.driver import Kernel, Params
 from layerroute.backbone.hopper.layout import MAX_VISITS, SPLITS, Layout, choose_layout, why_not_shape
-from layerroute.backbone.kv_cache import KVCache, Visit
+from layerroute.backbone.kv_cache import Visit
 from layerroute.backbone.model import Backbone
+from layerroute.backbone.stepper import MAX_TOKENS, DeviceStepper
 from layerroute.backbone.triton_step import pdl_supported, rope_table
 from layerroute.errors import KernelError, RequestError
 
 DELAY = (600, 2000, 600, 600, 600, 0)
 """Cycles before the first look at each hand-off (see `HopperStepper.delay`): a CTA needs words of its own back, which
 takes longer than this, and looks in vain slow down the copies of weights."""
-MAX_TOKENS = 64
-"""Tokens uploaded at once; longer pieces are uploaded in parts."""
 SPARE_BYTES = 64 << 20
 """Device memory that must be free: tables, hand-off buffers and what the driver takes for the kernel itself."""
 
@@ -58,7 +57,7 @@ class Buffers:
     logits_V: Tensor
 
 
-class HopperStepper:
+class HopperStepper(DeviceStepper):
     """One launch for each token.
 
     All CTAs of a launch wait for each other, so all must run at once. A launch is cooperative and takes its place in
@@ -82,7 +81,6 @@ class HopperStepper:
     """
 
     name = "hopper"
-    one_by_one = True
 
     def __init__(
         self, backbone: Backbone, layout: Layout | None = None, launch: Callable[[Params], None] | None = None
@@ -112,34 +110,6 @@ class HopperStepper:
         self._params = self._fill()
         where = torch.cuda.get_device_name(device) if is_cuda else "an emulation"
         self.reason = f"one persistent kernel on {where}, {layout.grid} CTAs"
-
-    def step(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> Tensor:
-        """Feed tokens at positions `start..`, one launch for each.
-
-        Returns:
-            Float32 logits [V] after the last token, valid until the next step.
-
-        Raises:
-            KernelError: the launch was refused, or an earlier step found its CTAs not running at once.
-            RequestError: a program that is longer than the kernel takes.
-        """
-        self.feed(ids, start, visits, cache)
-        for visit in visits:
-            self._backbone.executed_L[visit.block] += len(ids)
-        return self.kernels.logits_V
-
-    def feed(self, ids: Sequence[int], start: int, visits: tuple[Visit, ...], cache: KVCache) -> None:
-        """What `step` launches, without counting it as executed."""
-        with self.on_device:
-            for offset in range(0, len(ids), MAX_TOKENS):
-                piece = ids[offset : offset + MAX_TOKENS]
-                self.upload(start + offset, cache, piece)
-                self.replay(len(piece), start + offset + len(piece), visits)
-
-    def upload(self, position: int, cache: KVCache, ids: Sequence[int]) -> None:
-        """Put tokens, the position of the first, and the cache's address on the device."""
-        keys, values = cache.keys_SKTH.data_ptr(), cache.values_SKTH.data_ptr()
-        self._upload(self.kernels.state, torch.tensor([position, 0, keys, values, cache.capacity, 0, 0, 0, *ids]))
 
     def replay(self, count: int, end: int, visits: tuple[Visit, ...]) -> None:
         """Feed the next `count` tokens that lie on the device, the last of them before position `end`.
@@ -184,8 +154,3 @@ class HopperStepper:
             if not tensor.is_contiguous() or tensor.data_ptr() % 16:
                 raise KernelError(f"{name} is not contiguous or not aligned to 16 bytes")
         return Params(**{name: tensor.data_ptr() for name, tensor in tensors.items()})
-
-    @staticmethod
-    def _upload(target: Tensor, data: Tensor) -> None:
-        # From pageable memory the driver takes its own copy before it returns, so nothing has to be waited for.
-        target.view(-1)[: data.numel()].copy_(data.view(-1), non_blocking=True)
