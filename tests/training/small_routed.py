@@ -4,24 +4,12 @@ import torch
 from qwen2 import random_model
 
 from layerroute_training.config import LoraConfig, PaperObjective, RouterConfig, TrainConfig
+from layerroute_training.recipes import paper
 from layerroute_training.routed_model import RoutedModel
 
 BLOCKS, VOCABULARY = 6, 97
 SCOPES = ("generation", "sequence")
-PAPER = TrainConfig(
-    objective=PaperObjective(),
-    lora=LoraConfig(dropout=0.05),
-    routers=RouterConfig(
-        scope="sequence",
-        pooling="padded",
-        reads="own_block",
-        normalise=False,
-        run_bias=1,
-        band_bias=-1,
-        always_run=(),
-        noise=False,
-    ),
-)
+PAPER = TrainConfig(objective=PaperObjective(), lora=LoraConfig(dropout=0.05), routers=paper().routers)
 FORMS = (("generation", "last_block"), ("generation", "own_block"), ("sequence", "own_block"))
 """Scopes, and what gates may read in them."""
 
