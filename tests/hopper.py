@@ -50,7 +50,7 @@ class Emulator:
 def small_layout(config):
     """Slots of few rows and slices of few columns, so that the ring turns often; splits of few positions."""
     layout = choose_layout(config, GRID)
-    return replace(layout, max_splits=8, down_chunks=8, slots=4, spin_cycles=3_000_000)
+    return replace(layout, max_splits=8, down_chunks=2, slots=13, spin_looks=100_000)
 
 
 def build(folder, shape, **changes):

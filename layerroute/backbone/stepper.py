@@ -176,7 +176,7 @@ def make_stepper(backbone: Backbone, name: str) -> Stepper:
 
 
 def _fast_backends(device: torch.device) -> tuple[str, ...]:
-    return ("triton", "graph") if device.type == "cuda" else ()
+    return ("hopper", "triton", "graph") if device.type == "cuda" else ()
 
 
 def _why_not(backbone: Backbone, name: str) -> str | None:

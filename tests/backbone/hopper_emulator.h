@@ -17,6 +17,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 struct alignas(16) uint4 { u32 x, y, z, w; };
 struct alignas(8) uint2 { u32 x, y; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 
 #define DEVICE inline
 #define KERNEL void
@@ -39,7 +41,7 @@ struct Copy { char* target; const char* source; u32 bytes; Barrier* barrier; };
 struct Cta {
     int index;
     char* shared;
-    Meeting all, consumers;
+    Meeting all, consumers, pairs[WARPS / 2];
     std::vector<Warp> warps;
     std::map<u64*, Barrier> barriers;
     std::vector<Copy> copies;
@@ -89,6 +91,9 @@ DEVICE int thread_index() { return emulator::now->thread; }
 DEVICE int cta_index() { return emulator::now->cta->index; }
 DEVICE uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 DEVICE uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
+DEVICE float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+DEVICE int unknown(int x) { return x; }
 
 DEVICE float float_of(u32 bits) { float x; memcpy(&x, &bits, 4); return x; }
 DEVICE u32 bits_of(float x) { u32 bits; memcpy(&bits, &x, 4); return bits; }
@@ -117,6 +122,7 @@ DEVICE float shuffle_xor(float x, int mask) {
 }
 DEVICE void warp_sync() { emulator::meet_warp(); }
 DEVICE void cta_sync() { emulator::meet(emulator::now->cta->all, THREADS); }
+DEVICE void pair_sync(int pair) { emulator::meet(emulator::now->cta->pairs[pair], 64); }
 DEVICE void consumers_sync() { emulator::meet(emulator::now->cta->consumers, 32 * WARPS); }
 
 DEVICE void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
@@ -139,6 +145,17 @@ DEVICE void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     emulator::meet_warp();
 }
 
+DEVICE u32 transposed(u32 pair) {
+    auto& box = emulator::warp().box;
+    const int lane = emulator::now->thread % 32, g = lane / 4, t = lane % 4;
+    box[lane][0] = pair;
+    emulator::meet_warp();
+    const auto at = [&](int row) { return box[row * 4 + g / 2][0] >> g % 2 * 16 & 0xffff; };
+    const u32 result = at(2 * t) | at(2 * t + 1) << 16;
+    emulator::meet_warp();
+    return result;
+}
+
 template <typename T> DEVICE T read_only(const T* p) { return *p; }
 DEVICE void store_word(u64* p, u64 word) { *p = word; }
 DEVICE u64 load_word(const u64* p) { return *p; }
@@ -152,13 +169,13 @@ DEVICE u64 add_one(u64* p) { return (*p)++; }
 DEVICE emulator::Barrier& barrier_of(u64* p) { return emulator::now->cta->barriers[p]; }
 DEVICE void barrier_init(u64* p, u32 arrivals) { barrier_of(p).expected = arrivals; }
 DEVICE void barriers_are_ready() {}
-DEVICE void barrier_arrive(u64* p) {
-    ++barrier_of(p).arrived;
+DEVICE void barrier_arrive(u64* p, u32 count) {
+    barrier_of(p).arrived += count;
     emulator::settle(barrier_of(p));
 }
 DEVICE void barrier_expect(u64* p, u32 bytes) {
     barrier_of(p).pending += bytes;
-    barrier_arrive(p);
+    barrier_arrive(p, 1);
 }
 DEVICE bool barrier_try(u64* p, u32 parity) { return (barrier_of(p).phase & 1) != parity; }
 DEVICE void bulk_copy(void* target, const void* source, u32 bytes, u64* barrier) {

@@ -88,7 +88,7 @@ def test_the_device_draws_the_tokens_that_steps_give(model):
 @torch.inference_mode()
 def test_a_step_that_was_given_up_is_named(model, tmp_path):
     backbone = model[0]
-    layout = replace(small_layout(backbone.config), spin_cycles=20_000)
+    layout = replace(small_layout(backbone.config), spin_looks=300)
     emulator = Emulator(layout, tmp_path)
     given_up = HopperStepper(backbone, layout, emulator)
     loop = TritonLoop(backbone, given_up)

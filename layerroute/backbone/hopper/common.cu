@@ -10,14 +10,22 @@
 // buffer needs no second copy: whoever overwrites a word has read results that need every reader of the old one done
 // (each reader writes its own words after reading, the reductions in between run over all of them).
 //
-// The producer walks the same list of tiles as the consumers, a ring of slots ahead of them, whatever they wait for:
-// weights of the next phases arrive during the hand-offs. A tile has at most 16 rows, each copied for itself, so that
-// the rows' stride is 64 modulo 128 bytes and 16-byte reads of eight lanes (two rows) meet no bank twice.
+// The producer walks the same list of slots as the consumers, a ring of them ahead, whatever they wait for: weights of the
+// next phases arrive during the hand-offs. A slot has at most 8 rows, each copied for itself, so that the rows' stride is
+// 64 modulo 128 bytes and 16-byte reads of eight lanes (two rows) meet no bank twice.
 //
-// Products run on the tensor cores: A is 16 rows of weights, B holds the vector in its columns: column 0 the vector
-// rounded to bf16, column 1 what the rounding lost; their sum has float32's accuracy. Chunk c (32 columns of the
-// matrix) goes to warp c % WARPS. Within a chunk lane 4g + t reads columns 8t..8t+7, for A and for B alike: the order
-// in which the hardware numbers them is free. Sums over warps are taken through shared memory in a fixed order.
+// Products run on the tensor cores. A chunk is 32 columns of the matrix. Within a chunk lane 4g + t reads columns 8t..8t+7
+// of row g, which are pairs 0 to 3, and one product takes them all: as row g of A pairs 0 and 2, as row g + 8 pairs 1 and 3.
+// B holds the vector's pairs 0 and 2 in column 0, and 1 and 3 in column 1; what its rounding to bf16 lost is in columns 2
+// and 3, so that the sum has float32's accuracy. The result is on the diagonal of C, its upper half and its lower.
+//
+// Latency is what costs time, in the hand-offs and in the products alike: a multiprocessor has three warps on a scheduler.
+// So a warp loads many chunks at once, without a branch in between, and there are few synchronisations:
+//   query/key/value, output  every warp takes some chunks of each slot; the sums over warps go through shared memory
+//   gate and up              two warps take a slot, each one half of the chunks; they exchange what they have
+//   down                     a slot holds the columns of two warps; the sums as above
+//   vocabulary               a slot belongs to one warp
+// All sums have a fixed order.
 //
 // Sizes (compiled in): D hidden, Q query heads, KV heads of keys and values, I intermediate, V vocabulary, GRID CTAs.
 
@@ -33,33 +41,34 @@ DEVICE constexpr int up(int n, int multiple) { return (n + multiple - 1) / multi
 DEVICE constexpr int most(int a, int b) { return a > b ? a : b; }
 DEVICE constexpr int least(int a, int b) { return a < b ? a : b; }
 
-constexpr int D_STRIDE = stride_of(D), QH_STRIDE = stride_of(QH), DOWN_STRIDE = stride_of(32 * DOWN_CHUNKS);
+constexpr int D_STRIDE = stride_of(D), QH_STRIDE = stride_of(QH), DOWN_STRIDE = stride_of(64 * DOWN_CHUNKS);
 constexpr int D_CHUNKS = D / 32, QH_CHUNKS = QH / 32, I_CHUNKS = I / 32;
-constexpr int QKV_TILES = (QKV_ROWS + 15) / 16, GATE_UP_TILES = (GATE_UP_COUNT + 7) / 8;
-constexpr int DOWN_SLICES = (I_CHUNKS + DOWN_CHUNKS - 1) / DOWN_CHUNKS;
-constexpr int VOCABULARY_TILES = (V + 15) / 16;
+constexpr int QKV_TILES = (QKV_ROWS + 7) / 8, VOCABULARY_TILES = (V + 7) / 8;
+constexpr int DOWN_SLICES = up((I_CHUNKS + DOWN_CHUNKS - 1) / DOWN_CHUNKS, 2);  // two in a slot
+constexpr int D_HALF = (D_CHUNKS + 1) / 2;
 
 static_assert(H == 64 && G <= 8 && D % 32 == 0 && I % 32 == 0, "shape");
-static_assert(QKV_ROWS <= CONSUMERS && GATE_UP_COUNT <= CONSUMERS && GATE_UP_COUNT % 2 == 0, "one thread a row");
-static_assert(HIDDEN_ROWS <= 8, "output and down fill half a tile");
-static_assert(16 * D_STRIDE <= SLOT_BYTES && 8 * QH_STRIDE <= SLOT_BYTES && 8 * DOWN_STRIDE <= SLOT_BYTES, "slots");
-static_assert(SLOT_BYTES % 128 == 0 && SLOTS > IN_FLIGHT && IN_FLIGHT >= 1, "ring");
+static_assert(QKV_ROWS <= CONSUMERS && GATE_UP_COUNT % 2 == 0 && COPIES <= 2, "threads that publish");
+static_assert(HIDDEN_ROWS <= 8, "output and down fill one tile");
+static_assert(8 * D_STRIDE <= SLOT_BYTES && 8 * QH_STRIDE <= SLOT_BYTES && HIDDEN_ROWS * DOWN_STRIDE <= SLOT_BYTES, "slots");
+static_assert(SLOT_BYTES % 128 == 0 && SLOTS > WARPS + IN_FLIGHT && WARPS % 2 == 0 && IN_FLIGHT >= 1, "ring");
 static_assert(GRID >= KV * MAX_SPLITS, "attention");
 
-// Shared memory. The vector is kept as bf16, then (except for the down projection's) what the rounding lost.
+// Shared memory. The vector is kept as bf16, then (except for the down projection's) what the rounding lost. There are two,
+// taken in turn: a warp may still multiply by the last one.
 constexpr int LOST = up(2 * most(D, QH), 128) + 64;
-constexpr int RED_TILES = most(most(QKV_TILES, GATE_UP_TILES), 2);
-constexpr int RED_FLOATS = WARPS * RED_TILES * 16;
+constexpr int VECTOR_BYTES = up(most(2 * LOST, 2 * I), 128);
+constexpr int OUT_ROW = H + 4;  // floats
 constexpr int AT_VECTOR = SLOTS * SLOT_BYTES;
-constexpr int AT_RED = AT_VECTOR + up(most(2 * LOST, 2 * I), 128);
-constexpr int AT_SQUARES = AT_RED + 4 * RED_FLOATS;
+constexpr int AT_OUT = AT_VECTOR;                        // [WARPS, G, OUT_ROW], while no vector is needed
+constexpr int AT_RED = AT_VECTOR + most(2 * VECTOR_BYTES, WARPS * G * OUT_ROW * 4);  // [QKV_TILES, WARPS, 8, 2]
+constexpr int AT_SQUARES = AT_RED + QKV_TILES * WARPS * 8 * 2 * 4;
 constexpr int AT_QUERY = AT_SQUARES + 128;
 constexpr int AT_NEW = AT_QUERY + 8 * H * 2;             // new key, new value
 constexpr int AT_TOP = AT_NEW + 2 * H * 2;               // [WARPS, 8]
 constexpr int AT_SUM = AT_TOP + WARPS * 8 * 4;
-constexpr int AT_OUT = AT_SUM + WARPS * 8 * 4;           // [WARPS, 8, H]
-constexpr int AT_PROGRAM = AT_OUT + WARPS * 8 * H * 4;
-constexpr int AT_BARRIERS = AT_PROGRAM + MAX_VISITS * 8;
+constexpr int AT_PROGRAM = AT_SUM + WARPS * 8 * 4;
+constexpr int AT_BARRIERS = AT_PROGRAM + MAX_VISITS * 4;
 constexpr int AT_FAILED = AT_BARRIERS + 2 * SLOTS * 8;
 constexpr int USED_BYTES = AT_FAILED + 16;
 static_assert(USED_BYTES <= SHARED_LIMIT, "shared memory");
@@ -67,11 +76,12 @@ static_assert(USED_BYTES <= SHARED_LIMIT, "shared memory");
 // Hand-off buffers, in words.
 constexpr int W_HIDDEN = 0, W_MIDDLE = W_HIDDEN + D, W_QKV = W_MIDDLE + D, W_ACTIVE = W_QKV + E;
 constexpr int W_LSE = W_ACTIVE + I / 2, W_PARTIAL = W_LSE + MAX_SPLITS * Q;  // lse [S, Q], partial [S, Q * H / 2]
-static_assert(W_PARTIAL + MAX_SPLITS * QH / 2 <= WORDS && W_PARTIAL % 2 == 0, "words");
+static_assert(W_PARTIAL + MAX_SPLITS * QH / 2 <= WORDS / SPREAD && W_PARTIAL % 4 == 0, "words");
+static_assert(W_QKV % 4 == 0 && W_ACTIVE % 4 == 0 && W_LSE % 4 == 0, "four words are kept together");
 
 #define MINUS_INFINITY float_of(0xff800000u)
 
-constexpr int FROM_QKV = 0, FROM_ATTENTION = 1, FROM_OUTPUT = 2, FROM_GATE_UP = 3, FROM_DOWN = 4, BETWEEN = 5;
+constexpr int QKV = 0, OUTPUT = 1, GATE_UP = 2, DOWN = 3, VOCABULARY = 4, ATTENTION = 5;  // phases; the last copies nothing
 
 struct Params {
     const bf16 *embed, *attn_norm, *qkv, *qkv_bias, *output, *mlp_norm, *gate_up, *down, *final_norm, *lm_head;
@@ -84,8 +94,12 @@ struct Params {
     int* failure;             // host memory: set where a wait went on for too long
     long long* trace;         // [GRID, TRACE]: clock of each CTA at the ends of its waits and of its phases
     int visits, splits;
-    int delay[6];             // cycles before the first look at each hand-off, and between two looks at any
+    int delay[6];             // cycles before the first look at what a phase takes
 };
+
+// Four words, which are read together, lie SPREAD times as far apart as they are long: all CTAs read the same words, and
+// a slice of the L2 cache serves one at a time.
+DEVICE constexpr int at(int word) { return word / 4 * 4 * SPREAD + word % 4; }
 
 DEVICE float low_of(u32 pair) { return float_of(pair << 16); }
 DEVICE float high_of(u32 pair) { return float_of(pair & 0xffff0000u); }
@@ -102,17 +116,12 @@ DEVICE void spin(int cycles) {
 struct Wait {  // bounds a spin: a launch that lost a CTA ends, with an error, instead of hanging
     volatile int* failed;
     int* failure;
-    int between;
-    u32 start = 0, looks = 0;
+    int looks = 0;
 
     DEVICE bool gives_up() {
         pause();
-        spin(between);
         if (*failed) return true;
-        if ((++looks & 255) != 0) return false;
-        const u32 clock = static_cast<u32>(clock_now());  // wraps after two seconds, SPIN_CYCLES is less
-        if (start == 0) start = clock | 1;
-        if (static_cast<int>(clock - start) < SPIN_CYCLES) return false;
+        if (++looks < SPIN_LOOKS) return false;
         *failed = 1;
         store_to_host(failure, 1);
         return true;
@@ -120,24 +129,17 @@ struct Wait {  // bounds a spin: a launch that lost a CTA ends, with an error, i
 };
 
 DEVICE void await_barrier(u64* barrier, u32 parity) {
-    long long start = 0;
-    for (u32 looks = 1; !barrier_try(barrier, parity); ++looks) {
-        pause();
-        if ((looks & 255) != 0) continue;
-        if (start == 0) start = clock_now();
-        if (clock_now() - start > 4 * static_cast<long long>(SPIN_CYCLES)) give_up_launch();
-    }
+    for (int looks = 0; !barrier_try(barrier, parity); pause())
+        if (++looks == 1 << 26) give_up_launch();
 }
 
 struct Ring {
     char* slots;
     u64 *full, *empty;
-    int slot = 0;
-    u32 round = 0;
+    u32 next = 0;  // slots that were filled, or taken, so far
 
-    DEVICE void advance() {
-        if (++slot == SLOTS) slot = 0, ++round;
-    }
+    DEVICE static u32 slot(u32 n) { return n % SLOTS; }
+    DEVICE static u32 parity(u32 n) { return n / SLOTS & 1; }
 };
 
 DEVICE int share(int total, int each, int cta) {  // how many of `total` fall to a CTA

@@ -7,42 +7,35 @@ struct Step : Attention {
         const int row = cta * QKV_ROWS + thread;
         float bias = 0.0f;
         if (thread < rows) bias = value_of(read_only(p.qkv_bias + static_cast<size_t>(block) * E + row));
-        const float scale = take_hidden(
-            words() + W_HIDDEN, tag - 1, p.attn_norm + static_cast<size_t>(block) * D, embedding, FROM_DOWN);
-        uint4 x[(D_CHUNKS + WARPS - 1) / WARPS];
-        load_vector<D_CHUNKS>(x);
-        for (int tile = 0; 16 * tile < rows; ++tile) {
-            float first, second;
-            multiply<D_CHUNKS, D_STRIDE, false>(x, g + 8, first, second);
-            keep(tile, first, second);
-        }
+        take_hidden(W_HIDDEN, tag - 1, p.attn_norm + static_cast<size_t>(block) * D, embedding, QKV);
+        multiply_shared<D_CHUNKS, D_STRIDE, QKV_TILES>((rows + 7) / 8);
         consumers_sync();
-        if (thread < rows)
-            publish(W_QKV + row, bits_of(total(thread / 16, thread % 16) * scale + bias), tag);
+        if (thread < rows) publish(W_QKV + row, bits_of(total(thread / 8, thread % 8) * scale() + bias), tag);
         stamp();
     }
 
     static constexpr int BATCH = 4;  // splits that are polled together
     DEVICE void take_attended(u32 tag) {
-        begin_wait(FROM_ATTENTION);
+        turn ^= 1;
+        begin_wait(OUTPUT, cta < GRID - KV * p.splits);
         for (int i = thread; i < QH / 4; i += CONSUMERS) {  // four entries
             const int q = 4 * i / H;
             float top = MINUS_INFINITY, sum = 0.0f, x[4] = {};
             for (int first = 0; first < p.splits; first += BATCH) {
-                u64 a[BATCH] = {}, b[BATCH] = {}, lse[BATCH] = {};
-                u32 missing = (1u << BATCH) - 1;
+                u64 a[BATCH], b[BATCH], lse[BATCH];
+                bool there;
                 do {
+                    there = true;
 #pragma unroll
                     for (int n = 0; n < BATCH; ++n) {
-                        const int split = least(first + n, p.splits - 1);
-                        if (!(missing >> n & 1)) continue;
-                        load_two_words(words() + W_PARTIAL + split * (QH / 2) + 2 * i, a[n], b[n]);
-                        lse[n] = load_word(words() + W_LSE + split * Q + q);
+                        if (first + n >= p.splits) continue;
+                        load_two_words(words(W_PARTIAL + (first + n) * (QH / 2) + 2 * i), a[n], b[n]);
+                        lse[n] = load_word(words(W_LSE + (first + n) * Q + q));
                     }
 #pragma unroll
                     for (int n = 0; n < BATCH; ++n)
-                        if (has_tag(a[n], tag) && has_tag(b[n], tag) && has_tag(lse[n], tag)) missing &= ~(1u << n);
-                } while (missing && !wait.gives_up());
+                        if (first + n < p.splits) there &= has_tag(a[n], tag) && has_tag(b[n], tag) && has_tag(lse[n], tag);
+                } while (!there && !wait.gives_up());
                 float highest = top;
 #pragma unroll
                 for (int n = 0; n < BATCH; ++n)
@@ -74,11 +67,7 @@ struct Step : Attention {
         const int rows = share(D, HIDDEN_ROWS, cta);
         if (!rows) return;
         take_attended(tag);
-        uint4 x[(QH_CHUNKS + WARPS - 1) / WARPS];
-        load_vector<QH_CHUNKS>(x);
-        float first, second;
-        multiply<QH_CHUNKS, QH_STRIDE, true>(x, 0, first, second);
-        keep(0, first, second);
+        multiply_shared<QH_CHUNKS, QH_STRIDE, 1>(1);
         consumers_sync();
         if (thread < rows) {
             residual += total(0, thread);
@@ -88,66 +77,77 @@ struct Step : Attention {
     }
 
     DEVICE void gate_up(int block, u32 tag) {
-        const int pairs = share(I, GATE_UP_COUNT, cta);
+        const int pairs = share(I, GATE_UP_COUNT, cta), tiles = (pairs + 3) / 4;
         if (!pairs) return;
-        const float scale = take_hidden(
-            words() + W_MIDDLE, tag, p.mlp_norm + static_cast<size_t>(block) * D, nullptr, FROM_OUTPUT);
-        uint4 x[(D_CHUNKS + WARPS - 1) / WARPS];
-        load_vector<D_CHUNKS>(x);
-        for (int tile = 0; 8 * tile < pairs; ++tile) {
-            float first, second;  // a last tile that is not full has its ups right behind its gates
-            const int n = least(8, pairs - 8 * tile);
-            multiply<D_CHUNKS, D_STRIDE, false>(x, least(g + n, 15), first, second);
-            keep(tile, first, second);
-        }
-        consumers_sync();
-        if (thread < up(pairs, 32)) {
-            float active = 0.0f;
-            if (thread < pairs) {
-                const float gate = total(thread / 8, thread % 8) * scale, value = total(thread / 8, 8 + thread % 8) * scale;
-                active = divided(gate, 1.0f + exp_of(-gate)) * value;
+        take_hidden(W_MIDDLE, tag, p.mlp_norm + static_cast<size_t>(block) * D, nullptr, GATE_UP);
+        const int pair = warp / 2, half = warp % 2;
+        uint2 x[D_HALF];
+        load_half(half, x);
+        float* parts = red() + pair * 32;  // what a warp has for the other's tile
+        for (int tile = pair; tile < tiles; tile += WARPS) {
+            float sum[2] = {};
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const int n = ring.next + tile + i * (WARPS / 2);
+                if (tile + i * (WARPS / 2) >= tiles) continue;
+                sum[i] = multiply_half(await_slot(n), half, x);
+                release(n, WARPS / 2);
             }
-            const float next = shuffle_xor(active, 1);
-            if (thread < pairs && thread % 2 == 0)
-                publish(W_ACTIVE + (cta * GATE_UP_COUNT + thread) / 2, pack_bf16(active, next), tag);
+            if (t < 2) parts[(1 - half) * 16 + 2 * g + t] = half ? sum[0] : sum[1];
+            pair_sync(pair);
+            finish_gate_up(tile + half * (WARPS / 2), pairs, (half ? sum[1] : sum[0]) + parts[half * 16 + 2 * g + (t & 1)], tag);
+            if (tile + WARPS < tiles) pair_sync(pair);  // the parts are written again
         }
+        ring.next += tiles;
         stamp();
     }
 
+    // Rows 0 to 3 of a tile are gates, 4 to 7 their ups.
+    DEVICE void finish_gate_up(int tile, int pairs, float value, u32 tag) {
+        value = (value + shuffle_xor(value, 1)) * scale();
+        const float other = shuffle_xor(value, 16), active = divided(value, 1.0f + exp_of(-value)) * other;
+        const float next = shuffle_xor(active, 4);
+        const int first = 4 * tile + g;
+        if ((g == 0 || g == 2) && first < pairs && t < COPIES)
+            store_word(p.words + t * WORDS + at(W_ACTIVE + (cta * GATE_UP_COUNT + first) / 2),
+                       word_of(pack_bf16(active, next), tag));
+    }
+
     static constexpr int ACTIVE_PAIRS = (I / 4 + CONSUMERS - 1) / CONSUMERS;
+    DEVICE void take_active(u32 tag) {
+        u64 a[ACTIVE_PAIRS], b[ACTIVE_PAIRS];
+        begin_wait(DOWN);
+        take(W_ACTIVE, I / 4, tag, a, b);
+        turn ^= 1;
+        u32* to = vector() + place_of(2 * thread);
+#pragma unroll
+        for (int n = 0; n < ACTIVE_PAIRS; ++n)
+            if (thread + n * CONSUMERS < I / 4) {
+                to[2 * n * CONSUMERS] = static_cast<u32>(a[n]);
+                to[2 * n * CONSUMERS + 2] = static_cast<u32>(b[n]);
+            }
+        consumers_sync();
+        stamp();
+    }
+
     DEVICE void down(u32 tag, float& residual) {
         const int rows = share(D, HIDDEN_ROWS, cta);
         if (!rows) return;
-        u64 a[ACTIVE_PAIRS], b[ACTIVE_PAIRS];
-        begin_wait(FROM_GATE_UP);
-        take<ACTIVE_PAIRS>(words() + W_ACTIVE, thread, CONSUMERS, I / 4, tag, a, b);
-#pragma unroll
-        for (int n = 0; n < ACTIVE_PAIRS; ++n) {
-            const int i = thread + n * CONSUMERS;
-            if (i < I / 4)
-                reinterpret_cast<uint2*>(vector())[i] = make_uint2(static_cast<u32>(a[n]), static_cast<u32>(b[n]));
+        take_active(tag);
+        float sum = 0.0f;
+        for (int slice = warp; slice < DOWN_SLICES; slice += WARPS) {
+            constexpr int FULL = I_CHUNKS / DOWN_CHUNKS, REST = I_CHUNKS % DOWN_CHUNKS;
+            const int n = ring.next + slice / 2;
+            const char* of_weights = await_slot(n) + g * DOWN_STRIDE + t * 16 + slice % 2 * DOWN_CHUNKS * 64;
+            const char* of_vector = vector_of_lane(0) + slice * DOWN_CHUNKS * 64;
+            if (slice < FULL)
+                sum += multiply_slice<DOWN_CHUNKS>(of_weights, of_vector);
+            else if (slice == FULL && REST > 0)
+                sum += multiply_slice<most(REST, 1)>(of_weights, of_vector);
+            release(n, WARPS / 2);
         }
-        consumers_sync();
-        stamp();
-        float c[4][4] = {};
-        for (int slice = 0; slice < DOWN_SLICES; ++slice) {
-            arrive_full();
-#pragma unroll
-            for (int n = 0; n < (DOWN_CHUNKS + WARPS - 1) / WARPS; ++n) {
-                const int chunk = warp + n * WARPS;
-                if (chunk < DOWN_CHUNKS && slice * DOWN_CHUNKS + chunk < I_CHUNKS) {
-                    uint4 x = make_uint4(0, 0, 0, 0);
-                    if (g == 0)
-                        x = *reinterpret_cast<const uint4*>(
-                            shared + AT_VECTOR + (slice * DOWN_CHUNKS + chunk) * 64 + t * 16);
-                    const uint4 w = weights(g, DOWN_STRIDE, chunk);
-                    mma(c[2 * (n & 1)], w.x, 0, w.y, 0, x.x, x.y);
-                    mma(c[2 * (n & 1) + 1], w.z, 0, w.w, 0, x.z, x.w);
-                }
-            }
-            release();
-        }
-        keep(0, (c[0][0] + c[1][0]) + (c[2][0] + c[3][0]), 0.0f);
+        ring.next += DOWN_SLICES / 2;
+        keep(0, t == 0 ? sum : 0.0f);  // the vector is bf16: nothing was lost
         consumers_sync();
         if (thread < rows) {
             residual += total(0, thread);
@@ -157,19 +157,22 @@ struct Step : Attention {
     }
 
     DEVICE void vocabulary(u32 tag, const bf16* embedding) {
-        const float scale = take_hidden(words() + W_HIDDEN, tag, p.final_norm, embedding, FROM_DOWN);
-        uint4 x[(D_CHUNKS + WARPS - 1) / WARPS];
-        load_vector<D_CHUNKS>(x);
-        int round = 0;
-        for (int tile = cta; tile < VOCABULARY_TILES; tile += GRID, ++round) {
-            float first, second;
-            multiply<D_CHUNKS, D_STRIDE, false>(x, g + 8, first, second);
-            keep(round & 1, first, second);
-            consumers_sync();
-            if (warp == round % WARPS && lane < 16 && 16 * tile + lane < V) {
-                const float logit = total(round & 1, lane) * scale;
-                p.logits[16 * tile + lane] = *wait.failed ? float_of(0x7fc00000u) : logit;
+        take_hidden(W_HIDDEN, tag, p.final_norm, embedding, VOCABULARY);
+        const float by = scale();
+        for (int tile = warp; cta + tile * GRID < VOCABULARY_TILES; tile += WARPS) {
+            const int n = ring.next + tile;
+            const char* weights = await_slot(n);
+            float logit = 0.0f;
+#pragma unroll 1
+            for (int half = 0; half < 2; ++half) {
+                uint2 x[D_HALF];
+                load_half(half, x);
+                logit += multiply_half(weights, half, x);
             }
+            release(n, WARPS);
+            logit = (logit + shuffle_xor(logit, 1)) * by;
+            const int row = 8 * (cta + tile * GRID) + g;
+            if (t == 0 && row < V) p.logits[row] = *wait.failed ? float_of(0x7fc00000u) : logit;
         }
     }
 };
@@ -178,7 +181,7 @@ KERNEL decode(const GRID_CONSTANT Params p) {
     SHARED_BYTES
     const int thread = thread_index(), warp = thread / 32, lane = thread % 32, cta = cta_index();
     u64* full = reinterpret_cast<u64*>(shared + AT_BARRIERS);
-    int* program = reinterpret_cast<int*>(shared + AT_PROGRAM);
+    u32* program = reinterpret_cast<u32*>(shared + AT_PROGRAM);  // blocks, and slots in the upper half
     int* failed = reinterpret_cast<int*>(shared + AT_FAILED);
     if (thread == 0) {
         for (int slot = 0; slot < SLOTS; ++slot) {
@@ -188,7 +191,7 @@ KERNEL decode(const GRID_CONSTANT Params p) {
         barriers_are_ready();
         *failed = 0;
     }
-    for (int i = thread; i < 2 * p.visits; i += THREADS) program[i] = p.program[i];
+    for (int i = thread; i < p.visits; i += THREADS) program[i] = p.program[2 * i] | p.program[2 * i + 1] << 16;
     const int position = static_cast<int>(p.state[0]);
     const u32 base = static_cast<u32>(p.counters[0]);
     const bf16* embedding = p.embed + p.state[8 + p.state[1]] * D;
@@ -196,19 +199,24 @@ KERNEL decode(const GRID_CONSTANT Params p) {
     const Ring ring{shared, full, full + SLOTS};
     if (warp == WARPS) {
         Producer producer{ring, lane};
-        produce(p, producer, program, cta);
+        produce(producer, {p, program, cta, lane});
     } else {
-        const Wait wait{failed, p.failure, p.delay[BETWEEN]};
+        const Wait wait{failed, p.failure};
         Step step{{{p, shared, ring, wait, thread, warp, lane, lane / 4, lane % 4, cta}}};
         float residual = 0.0f;  // of one row, in the threads that own one
         if (thread < share(D, HIDDEN_ROWS, cta)) residual = value_of(embedding[cta * HIDDEN_ROWS + thread]);
         for (int visit = 0; visit < p.visits; ++visit) {
-            const int block = program[2 * visit], slot = program[2 * visit + 1];
+            const int block = program[visit] & 0xffff, slot = program[visit] >> 16;
             const u32 tag = base + visit + 1;
+            step.forget();
             step.query_key_value(block, tag, visit == 0 ? embedding : nullptr);
+            step.forget();
             step.attention(slot, position, tag, p.rope + static_cast<size_t>(position) * H);
+            step.forget();
             step.output(tag, residual);
+            step.forget();
             step.gate_up(block, tag);
+            step.forget();
             step.down(tag, residual);
         }
         step.vocabulary(base + p.visits, p.visits == 0 ? embedding : nullptr);

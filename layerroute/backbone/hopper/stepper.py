@@ -22,7 +22,7 @@ from layerroute.backbone.stepper import MAX_TOKENS, DeviceStepper
 from layerroute.backbone.triton_step import pdl_supported, rope_table
 from layerroute.errors import KernelError, RequestError
 
-DELAY = (600, 2000, 600, 600, 600, 0)
+DELAY = (300, 2000, 600, 600, 300, 0)
 """Cycles before the first look at each hand-off (see `HopperStepper.delay`): a CTA needs words of its own back, which
 takes longer than this, and looks in vain slow down the copies of weights."""
 SPARE_BYTES = 64 << 20
@@ -63,7 +63,7 @@ class HopperStepper(DeviceStepper):
     All CTAs of a launch wait for each other, so all must run at once. A launch is cooperative and takes its place in
     torch's current stream: what runs before it in that stream (draws, prompt passes, other steps) has left the GPU, and
     kernels of other streams wait for none of its CTAs, so they end and make room. Where CTAs still do not come (another
-    process holds the multiprocessors for longer than `Layout.spin_cycles`), every wait ends and `check` raises.
+    process holds the multiprocessors for longer than `Layout.spin_looks`), every wait ends and `check` raises.
 
     Args:
         layout: constants of the kernel; chosen for the model's shape and the device if not given.
@@ -76,8 +76,8 @@ class HopperStepper(DeviceStepper):
         pool: what graphs allocate from, or None without CUDA.
         splits: positions up to which attention is split in so many parts.
         trace: int64 [CTAs, readings] of the last step, if the layout keeps readings.
-        delay: cycles that a CTA waits before it first looks for a hand-off (of query/key/value, attention, output,
-            gate/up, down) and between two looks.
+        delay: cycles that a CTA waits before it first looks for what a phase takes (query/key/value, output, gate/up,
+            down, vocabulary, attention).
     """
 
     name = "hopper"
