@@ -13,6 +13,7 @@ from qwen2 import load, random_model, save
 from layerroute import benchmark
 from layerroute.backbone.config import read_config
 from layerroute.backbone.model import Backbone
+from layerroute.backbone.stepper import EagerStepper
 from layerroute.benchmark import answers, measure, rates, results, stock, suite
 from layerroute.benchmark.whole_engine import WholeEngine
 from layerroute.benchmark.words import tokenizer_for
@@ -102,7 +103,9 @@ def test_what_is_timed_is_what_runs(folder, visits):
     assert (result.next_turn.cached_tokens, result.next_turn.new_tokens) == (20, 100)
 
 
-def test_the_visits_of_each_time_are_counted(folder):
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_visits_of_each_time_are_counted(folder, monkeypatch, at_once):
+    monkeypatch.setitem(measure.STEPS_AT_ONCE, "cpu", at_once)
     result = benchmark.run(str(folder), context=20, steps=STEPS, batches=[2])
     assert [entry.visits_per_token for entry in result.programs] == [0, 1, 3, 4, 5, 6]
     assert [entry.visits_per_token for entry in result.batches] == [0, 1, 3, 4, 5, 6]
@@ -111,6 +114,23 @@ def test_the_visits_of_each_time_are_counted(folder):
         ("greedy", 6),
         ("top-p 0.9", 6),
     ]
+
+
+def test_steps_that_are_timed_together_share_their_time(folder, monkeypatch, clock):
+    monkeypatch.setitem(measure.STEPS_AT_ONCE, "cpu", 4)
+    backbone = load(folder, torch.float32)
+    stepper = EagerStepper(backbone, "a test")
+    subject = measure.Subject(backbone, stepper, 64)
+    plain = stepper.step
+
+    def step(*arguments):
+        clock.now += 2e-6
+        return plain(*arguments)
+
+    monkeypatch.setattr(stepper, "step", step)
+    (samples,) = subject.time_programs([LayerProgram((0, 2), 6)], 20, 10).values()
+    assert samples.microseconds == pytest.approx([2.0] * 10)
+    assert (samples.steps, samples.visits) == (40, 80)
 
 
 def test_a_backend_that_runs_other_blocks_is_found_out(folder, monkeypatch):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from layerroute.backbone.batch import BatchStepper, Row
 from layerroute.backbone.kv_cache import KVCache, Visit, visits_of
@@ -29,17 +30,25 @@ from layerroute.routers.fixed import FullRouter
 PROMPT_RUNS = 5
 ENGINE_RUNS = 5
 WARM_UP_STEPS = 5
+STEPS_AT_ONCE = {"cpu": 1, "cuda": 16}
+"""Steps that follow each other before the host reads a token, by type of device: answers are read behind a GPU, and
+what the host does for a step passes while the GPU works."""
 
-Step = Callable[[list[int], tuple[Visit, ...]], list[int]]
-"""A decode step: from one token of each row to the next ones, read by the host."""
+Step = Callable[[list[int], tuple[Visit, ...]], Tensor]
+"""A decode step: from one token of each row to the logits of the next ones, valid until the next step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Microseconds of each timed step of a program, and the block visits that the backbone counted meanwhile."""
+    """Microseconds a step in each timed run of steps of a program.
+
+    Attributes:
+        visits: block visits that the backbone counted meanwhile; steps: of all runs.
+    """
 
     microseconds: list[float]
     visits: int
+    steps: int
 
 
 class Subject:
@@ -51,10 +60,12 @@ class Subject:
 
     Attributes:
         reason: which backends serve, and why.
+        steps_at_once: steps that are timed together.
     """
 
     def __init__(self, backbone: Backbone, stepper: Stepper, capacity: int) -> None:
         self.backbone = backbone
+        self.steps_at_once = STEPS_AT_ONCE.get(backbone.device.type, 1)
         self._stepper = stepper
         prompts, self._loops = select_prompt_runner(backbone, stepper.name), TokenLoops(backbone, stepper, frozenset())
         self.reason = f"{stepper.reason}; prompts: {prompts.reason}; {self._loops.reason}"
@@ -112,8 +123,8 @@ class Subject:
         """Time decode steps of one row after `context` tokens."""
         cache = self._cache(context)
 
-        def step(tokens: list[int], visits: tuple[Visit, ...]) -> list[int]:
-            return [int(self._stepper.step(tokens, context, visits, cache).argmax().item())]
+        def step(tokens: list[int], visits: tuple[Visit, ...]) -> Tensor:
+            return self._stepper.step(tokens, context, visits, cache)
 
         return self._time_steps(step, 1, programs, steps)
 
@@ -123,9 +134,9 @@ class Subject:
         """Time decode steps of several rows after `context` tokens each, in memory of their own."""
         caches = self._copies(context, rows)
 
-        def step(tokens: list[int], visits: tuple[Visit, ...]) -> list[int]:
+        def step(tokens: list[int], visits: tuple[Visit, ...]) -> Tensor:
             batch = [Row(token, context, cache) for token, cache in zip(tokens, caches, strict=True)]
-            return [int(token) for token in stepper.step(batch, visits).argmax(dim=1).tolist()]
+            return stepper.step(batch, visits)
 
         return self._time_steps(step, rows, programs, steps)
 
@@ -136,19 +147,27 @@ class Subject:
         """Programs are interleaved, so that a drift of the machine touches all of them alike."""
         visits = {program: visits_of(program, "generation") for program in programs}
         tokens = [1] * rows
+
+        def run(visits: tuple[Visit, ...]) -> list[int]:
+            for _ in range(self.steps_at_once):
+                logits = step(tokens, visits)
+            return [int(token) for token in logits.view(rows, -1).argmax(dim=1).tolist()]
+
         for program in visits:
             for _ in range(WARM_UP_STEPS):
-                step(tokens, visits[program])
+                run(visits[program])
         microseconds: dict[LayerProgram, list[float]] = {program: [] for program in visits}
         counted = dict.fromkeys(visits, 0)
         for _ in range(steps):
             for program in visits:
                 before = sum(self.backbone.executed_L)
                 started = time.perf_counter()
-                tokens = step(tokens, visits[program])
-                microseconds[program].append(1e6 * (time.perf_counter() - started))
+                tokens = run(visits[program])
+                microseconds[program].append(1e6 * (time.perf_counter() - started) / self.steps_at_once)
                 counted[program] += sum(self.backbone.executed_L) - before
-        return {program: Samples(microseconds[program], counted[program]) for program in visits}
+        return {
+            program: Samples(microseconds[program], counted[program], steps * self.steps_at_once) for program in visits
+        }
 
     def time_engine(
         self, engine: WholeEngine, modes: Mapping[str, Read], program: LayerProgram, context: int, num_tokens: int

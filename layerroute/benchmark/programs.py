@@ -46,7 +46,7 @@ def program_times(
                 batch=batch,
                 blocks=program.num_visits,
                 program=str(program),
-                visits_per_token=timed.visits / len(timed.microseconds) / batch,
+                visits_per_token=timed.visits / timed.steps / batch,
                 us_per_token=round(median, 1),
                 us_p10=round(deciles[0], 1),
                 us_p90=round(deciles[-1], 1),

@@ -14,7 +14,8 @@ class ProgramTime:
         batch: rows that a step serves.
         blocks: block visits of each token, by the program.
         visits_per_token: the same, as the backbone counted them while it was timed.
-        us_per_token: median microseconds from the feeding of each row's token to all next tokens on the host.
+        us_per_token: median microseconds of a step for all rows, those of `Benchmark.steps_at_once` steps together from
+            the feeding of the first token to the next ones on the host.
         us_p10, us_p90: 10th and 90th percentile.
         tokens_per_second: of all rows together.
         gigabytes_per_second: bytes that the step must move (weights and KV) over the median time.
@@ -115,7 +116,7 @@ class Benchmark:
         blocks: of the model.
         batch_reason: what steps several rows, and why; None if no batch was asked for.
         context: cached tokens before each timed step and of the next turn.
-        steps: timed steps per program.
+        steps: timed runs per program; steps_at_once: steps of a run.
         copy_gigabytes_per_second: bytes read and written by a copy within the device's memory, over its time.
         matrix_teraflops_per_second: of a large product of square matrices of the model's dtype.
         saved_per_block_us: slope of the least-squares line of time over blocks, microseconds; r_squared: its fit.
@@ -141,6 +142,7 @@ class Benchmark:
     blocks: int
     context: int
     steps: int
+    steps_at_once: int
     copy_gigabytes_per_second: float
     matrix_teraflops_per_second: float
     saved_per_block_us: float

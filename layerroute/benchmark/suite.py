@@ -72,8 +72,8 @@ def run(
         shape: one of `SHAPES`.
         device, dtype: as the engine names them.
         context: cached tokens before a step, and cached tokens of the next turn.
-        steps: timed steps per program; as many tokens, but at most 64, are generated through the whole engine and
-            beside transformers.
+        steps: timed runs of steps per program; as many tokens, but at most 64, are generated through the whole engine
+            and beside transformers.
         prompts: lengths of uncached prompts; empty for `context`, and on a GPU also 8,192 where the window holds it.
         batches: numbers of rows to time steps of, too.
         backend: "auto" for the one that the engine would use, or the name of one.
@@ -163,6 +163,7 @@ def _measure(name: str, backbone: Backbone, stepper: Stepper, work: _Work) -> Be
         blocks=config.num_blocks,
         context=context,
         steps=work.steps,
+        steps_at_once=subject.steps_at_once,
         copy_gigabytes_per_second=round(copied, 3),
         matrix_teraflops_per_second=round(multiplied, 3),
         saved_per_block_us=round(statistics.linear_regression(blocks, medians).slope, 2),

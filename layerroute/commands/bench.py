@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda" or "cuda:N"')
     parser.add_argument("--dtype", default="auto", help='"auto", "float32", "bfloat16" or "float16"')
     parser.add_argument("--context", type=int, default=512, help="tokens cached before a step")
-    parser.add_argument("--steps", type=int, default=200, help="timed steps per program, at least 10")
+    parser.add_argument("--steps", type=int, default=200, help="timed runs of steps per program, at least 10")
     parser.add_argument(
         "--prompts",
         type=int,
@@ -122,12 +122,16 @@ def _agent_turn(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _runs(steps: int) -> str:
+    return "steps, token read back each step" if steps == 1 else f"runs of {steps} steps, token read back each run"
+
+
 def _card(result: "Benchmark") -> str:
     lines = [
         f"{result.model} on {result.device}, {result.dtype}, {result.threads} CPU threads, "
         f"torch {result.torch_version}",
         f"backend {result.backend} ({result.backend_reason}); context {result.context}, "
-        f"median of {result.steps} steps, token read back each step",
+        f"median of {result.steps} {_runs(result.steps_at_once)}",
         *([f"several rows: {result.batch_reason}"] if result.batch_reason else []),
         f"a block costs {result.saved_per_block_us:.1f} us (line through all programs, R² {result.r_squared:.4f}); "
         f"a skipped one saves at least {result.linearity:.0%} of an even share",
