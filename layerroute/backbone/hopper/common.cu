@@ -14,10 +14,11 @@
 // next phases arrive during the hand-offs. A slot has at most 8 rows, each copied for itself, so that the rows' stride is
 // 64 modulo 128 bytes and 16-byte reads of eight lanes (two rows) meet no bank twice.
 //
-// Products run on the tensor cores. A chunk is 32 columns of the matrix. Within a chunk lane 4g + t reads columns 8t..8t+7
-// of row g, which are pairs 0 to 3, and one product takes them all: as row g of A pairs 0 and 2, as row g + 8 pairs 1 and 3.
-// B holds the vector's pairs 0 and 2 in column 0, and 1 and 3 in column 1; what its rounding to bf16 lost is in columns 2
-// and 3, so that the sum has float32's accuracy. The result is on the diagonal of C, its upper half and its lower.
+// Products run on the tensor cores. A chunk is 32 columns of the matrix. Within a chunk lane 4g + t reads columns
+// 8t..8t+7 of row g, which are pairs 0 to 3, and one product takes them all: as row g of A pairs 0 and 2, as row g + 8
+// pairs 1 and 3. B holds the vector's pairs 0 and 2 in column 0, and 1 and 3 in column 1; what its rounding to bf16 lost is
+// in columns 2 and 3, so that the sum has float32's accuracy. Of C the even columns count in the upper half, the odd
+// ones in the lower.
 //
 // Latency is what costs time, in the hand-offs and in the products alike: a multiprocessor has three warps on a scheduler.
 // So a warp loads many chunks at once, without a branch in between, and there are few synchronisations:
@@ -50,7 +51,7 @@ constexpr int D_HALF = (D_CHUNKS + 1) / 2;
 static_assert(H == 64 && G <= 8 && D % 32 == 0 && I % 32 == 0, "shape");
 static_assert(QKV_ROWS <= CONSUMERS && GATE_UP_COUNT % 2 == 0 && COPIES <= 2, "threads that publish");
 static_assert(HIDDEN_ROWS <= 8, "output and down fill one tile");
-static_assert(8 * D_STRIDE <= SLOT_BYTES && 8 * QH_STRIDE <= SLOT_BYTES && HIDDEN_ROWS * DOWN_STRIDE <= SLOT_BYTES, "slots");
+static_assert(8 * most(D_STRIDE, QH_STRIDE) <= SLOT_BYTES && HIDDEN_ROWS * DOWN_STRIDE <= SLOT_BYTES, "slots");
 static_assert(SLOT_BYTES % 128 == 0 && SLOTS > WARPS + IN_FLIGHT && WARPS % 2 == 0 && IN_FLIGHT >= 1, "ring");
 static_assert(GRID >= KV * MAX_SPLITS, "attention");
 

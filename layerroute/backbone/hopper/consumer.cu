@@ -33,7 +33,7 @@ struct Consumer {
         if (TRACE > 0 && thread == 0 && stamps < TRACE) p.trace[cta * TRACE + stamps++] = clock_now();
     }
 
-    // Waits for words 2i and 2i + 1 from `first` on, with i = thread, thread + CONSUMERS, ... below `count`; at most N such pairs.
+    // Waits for words 2i and 2i + 1 from `first` on, i = thread, thread + CONSUMERS, ... below `count`: at most N pairs.
     template <int N> DEVICE void take(int first, int count, u32 tag, u64 (&a)[N], u64 (&b)[N]) {
         const u64* from = words(first + 2 * thread);
         bool there;
@@ -123,18 +123,21 @@ struct Consumer {
         return reinterpret_cast<const char*>(vector()) + (g >> 1 & 1) * lost + t * 16 + (g & 1) * 8;
     }
 
-    // Weights of row g in CHUNKS chunks from `of_weights` on, times the vector of as many from `of_vector` on.
+    // What a lane multiplies of CHUNKS chunks: of the vector (columns 4 to 7 of B stay empty), and of row g of the weights.
     template <int CHUNKS> DEVICE void load_vector(const char* of_vector, uint2 (&x)[CHUNKS]) {
 #pragma unroll
-        for (int i = 0; i < CHUNKS; ++i) x[i] = g < 4 ? *reinterpret_cast<const uint2*>(of_vector + i * 64) : make_uint2(0, 0);
+        for (int i = 0; i < CHUNKS; ++i) {
+            x[i] = make_uint2(0, 0);
+            if (g < 4) x[i] = *reinterpret_cast<const uint2*>(of_vector + i * 64);
+        }
     }
     template <int CHUNKS> DEVICE void load_weights(const char* of_weights, uint4 (&w)[CHUNKS]) {
 #pragma unroll
         for (int i = 0; i < CHUNKS; ++i) w[i] = *reinterpret_cast<const uint4*>(of_weights + i * 64);
     }
 
-    // One half or the other of the chunks of a matrix over the hidden state; of an odd number the one in the middle is in both,
-    // once with a vector of zeros.
+    // One half or the other of the chunks of a matrix over the hidden state; of an odd number the one in the middle is in
+    // both, once with a vector of zeros.
     DEVICE void load_half(int half, uint2 (&x)[D_HALF]) {
         load_vector(vector_of_lane(LOST) + half * (D_CHUNKS - D_HALF) * 64, x);
         if (D_CHUNKS % 2 && half) x[0] = make_uint2(0, 0);

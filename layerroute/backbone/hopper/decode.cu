@@ -95,7 +95,8 @@ struct Step : Attention {
             }
             if (t < 2) parts[(1 - half) * 16 + 2 * g + t] = half ? sum[0] : sum[1];
             pair_sync(pair);
-            finish_gate_up(tile + half * (WARPS / 2), pairs, (half ? sum[1] : sum[0]) + parts[half * 16 + 2 * g + (t & 1)], tag);
+            const float other = parts[half * 16 + 2 * g + (t & 1)];
+            finish_gate_up(tile + half * (WARPS / 2), pairs, (half ? sum[1] : sum[0]) + other, tag);
             if (tile + WARPS < tiles) pair_sync(pair);  // the parts are written again
         }
         ring.next += tiles;

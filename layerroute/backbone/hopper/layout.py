@@ -13,8 +13,9 @@ WARPS = 10
 SPREAD = 2
 MAX_VISITS = 256
 """Longest program that fits beside the ring of weights in shared memory."""
-SPLITS = {1280: 2, 3584: 8, 1 << 30: 16}
-"""Positions up to which attention is split in so many parts."""
+SPLITS = {1280: 2, 3072: 8, 3840: 12, 1 << 30: 16}
+"""Positions up to which attention is split in so many parts. Two are the work of CTAs that have no rows of the
+matrices; a CTA attends to 320 positions at once."""
 MAX_SPLITS = max(SPLITS.values())
 
 

@@ -12,9 +12,11 @@ struct Matrix {  // what a lane copies of a CTA's part of a matrix
 DEVICE Matrix matrix_of(const Params& p, int phase, size_t block, int cta, int lane) {
     const int hidden = share(D, HIDDEN_ROWS, cta), pairs = share(I, GATE_UP_COUNT, cta), qkv = share(E, QKV_ROWS, cta);
     if (phase == QKV)
-        return {p.qkv + (block * E + cta * QKV_ROWS + lane) * D, (qkv + 7) / 8, 8 * D, qkv, 8, 8, 2 * D, 2 * D, D_STRIDE};
+        return {p.qkv + (block * E + cta * QKV_ROWS + lane) * D, (qkv + 7) / 8, 8 * D, qkv, 8, 8, 2 * D, 2 * D,
+                D_STRIDE};
     if (phase == OUTPUT)
-        return {p.output + (block * D + cta * HIDDEN_ROWS + lane) * QH, hidden > 0, 0, hidden, 8, 0, 2 * QH, 2 * QH, QH_STRIDE};
+        return {p.output + (block * D + cta * HIDDEN_ROWS + lane) * QH, hidden > 0, 0, hidden, 8, 0, 2 * QH, 2 * QH,
+                QH_STRIDE};
     if (phase == GATE_UP)  // gates go to rows 0 to 3, the ups that belong to them to rows 4 to 7
         return {p.gate_up + ((block * 2 + lane / 4) * I + cta * GATE_UP_COUNT + lane % 4) * D, (pairs + 3) / 4, 4 * D, pairs,
                 4, 4, 2 * D, 2 * D, D_STRIDE};
