@@ -69,16 +69,30 @@ class Sampler:
 
     def filtered(self, scaled_V: Tensor) -> tuple[Tensor, Tensor]:
         """The logits [K] that top_k leaves of those over the temperature, -inf where top_p does not, and their ids."""
-        values_K, ids_K = scaled_V.topk(min(self._sampling.top_k or len(scaled_V), len(scaled_V)))
-        if self._sampling.top_p < 1.0:
-            probabilities_K = values_K.softmax(0)
-            before_K = probabilities_K.cumsum(0) - probabilities_K
-            values_K = values_K.masked_fill(before_K >= self._sampling.top_p, -torch.inf)
-        return values_K, ids_K
+        most = min(self._sampling.top_k or len(scaled_V), len(scaled_V))
+        if self._sampling.top_p >= 1.0:
+            values_K, ids_K = scaled_V.topk(most)
+            return values_K, ids_K
+        total = (scaled_V.topk(most).values if most < len(scaled_V) else scaled_V).logsumexp(0)
+        for count in _counts(most, scaled_V.device):
+            values_K, ids_K = scaled_V.topk(count)
+            probabilities_K = (values_K - total).exp()
+            sums_K = probabilities_K.cumsum(0)
+            if count == most or sums_K[-1] >= self._sampling.top_p:
+                break
+        return values_K.masked_fill(sums_K - probabilities_K >= self._sampling.top_p, -torch.inf), ids_K
 
     def fill(self, noise: Tensor) -> None:
         """Fill a tensor with the next numbers of this request's generator, exponentially distributed."""
         noise.exponential_(generator=self._generator)
+
+
+def _counts(most: int, device: torch.device) -> Sequence[int]:
+    """How many of the likeliest tokens to look at, until they reach top_p.
+
+    On a CPU sorting all of them takes longer than a few tries; elsewhere a look at their sum would wait for the device.
+    """
+    return (*(count for count in (128, 2048) if count < most), most) if device.type == "cpu" else (most,)
 
 
 def pick_rows(samplers: Sequence[Sampler], logits_BV: Tensor, masks: Sequence[Tensor | None]) -> Tensor:

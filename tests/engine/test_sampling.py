@@ -51,6 +51,19 @@ def test_only_the_likeliest_tokens_are_drawn(logits: list[float], top_k: int, to
         assert float(kept[: int(likelier.sum())].sum()) < top_p + 1e-4
 
 
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.9), (0, 0.999999), (300, 0.95), (5, 0.7), (0, 0.05)])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 4.0])
+def test_of_a_large_vocabulary_the_fewest_likeliest_tokens_that_reach_p_are_left(
+    top_k: int, top_p: float, spread: float
+) -> None:
+    logits_V = spread * torch.randn(5000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values_K, ids_K = Sampler(Sampling(temperature=1.0, top_k=top_k, top_p=top_p), "cpu").filtered(logits_V)
+    sorted_V, order_V = logits_V.sort(descending=True)
+    likeliest_K = sorted_V[: top_k or None].softmax(0)
+    count = int((likeliest_K.cumsum(0) - likeliest_K < top_p).sum())
+    assert ids_K[values_K.isfinite()].tolist() == order_V[:count].tolist()
+
+
 def test_top_k_keeps_k_tokens_and_top_p_the_fewest_that_reach_p() -> None:
     logits_V = torch.tensor([0.1, 0.4, 0.2, 0.3])
     assert set(draw(Sampling(temperature=1.0, top_k=2, seed=0), logits_V, 100)) == {1, 3}
