@@ -131,9 +131,13 @@ struct Consumer {
             if (g < 4) x[i] = *reinterpret_cast<const uint2*>(of_vector + i * 64);
         }
     }
-    template <int CHUNKS> DEVICE void load_weights(const char* of_weights, uint4 (&w)[CHUNKS]) {
+    template <int CHUNKS> DEVICE float multiply_row(const char* of_weights, const uint2 (&x)[CHUNKS]) {
+        uint4 w[CHUNKS];
 #pragma unroll
         for (int i = 0; i < CHUNKS; ++i) w[i] = *reinterpret_cast<const uint4*>(of_weights + i * 64);
+        float c[4][4] = {};
+        multiply(w, x, c);
+        return sum_of(c);
     }
 
     // One half or the other of the chunks of a matrix over the hidden state; of an odd number the one in the middle is in
@@ -143,20 +147,12 @@ struct Consumer {
         if (D_CHUNKS % 2 && half) x[0] = make_uint2(0, 0);
     }
     DEVICE float multiply_half(const char* weights, int half, const uint2 (&x)[D_HALF]) {
-        uint4 w[D_HALF];
-        load_weights(weights + g * D_STRIDE + t * 16 + half * (D_CHUNKS - D_HALF) * 64, w);
-        float c[4][4] = {};
-        multiply(w, x, c);
-        return sum_of(c);
+        return multiply_row(weights + g * D_STRIDE + t * 16 + half * (D_CHUNKS - D_HALF) * 64, x);
     }
     template <int CHUNKS> DEVICE float multiply_slice(const char* of_weights, const char* of_vector) {
         uint2 x[CHUNKS];
-        uint4 w[CHUNKS];
         load_vector(of_vector, x);
-        load_weights(of_weights, w);
-        float c[4][4] = {};
-        multiply(w, x, c);
-        return sum_of(c);
+        return multiply_row(of_weights, x);
     }
 
     // Slots that all warps share, each with its chunks of the vector; `total` adds what they keep. Where a warp has fewer

@@ -68,10 +68,14 @@ struct Step : Attention {
         if (!rows) return;
         take_attended(tag);
         multiply_shared<QH_CHUNKS, QH_STRIDE, 1>(1);
+        add_hidden(W_MIDDLE, rows, tag, residual);
+    }
+
+    DEVICE void add_hidden(int first, int rows, u32 tag, float& residual) {  // what the warps have kept, to the residual
         consumers_sync();
         if (thread < rows) {
             residual += total(0, thread);
-            publish(W_MIDDLE + cta * HIDDEN_ROWS + thread, bits_of(residual), tag);
+            publish(first + cta * HIDDEN_ROWS + thread, bits_of(residual), tag);
         }
         stamp();
     }
@@ -149,12 +153,7 @@ struct Step : Attention {
         }
         ring.next += DOWN_SLICES / 2;
         keep(0, t == 0 ? sum : 0.0f);  // the vector is bf16: nothing was lost
-        consumers_sync();
-        if (thread < rows) {
-            residual += total(0, thread);
-            publish(W_HIDDEN + cta * HIDDEN_ROWS + thread, bits_of(residual), tag);
-        }
-        stamp();
+        add_hidden(W_HIDDEN, rows, tag, residual);
     }
 
     DEVICE void vocabulary(u32 tag, const bf16* embedding) {

@@ -46,7 +46,7 @@ struct Cursor {
     }
     DEVICE void pass() { --m.slots, m.source += m.step, m.rows -= m.passed; }
     DEVICE int rows() { return least(m.each, m.rows) * (phase == GATE_UP ? 2 : 1); }
-    DEVICE bool copies() { return (phase == GATE_UP && lane < 8 ? lane % 4 : lane) < least(m.each, m.rows); }
+    DEVICE bool has_row() { return (phase == GATE_UP && lane < 8 ? lane % 4 : lane) < least(m.each, m.rows); }
     DEVICE u32 bytes() { return m.slots > 1 ? m.bytes : m.last_bytes; }
 };
 
@@ -62,7 +62,7 @@ struct Producer {
         if (n >= in_flight) await_barrier(ring.full + Ring::slot(landing), Ring::parity(landing));
         if (lane == 0) barrier_expect(ring.full + slot, from.rows() * from.bytes());
         warp_sync();
-        if (from.copies())
+        if (from.has_row())
             bulk_copy(ring.slots + slot * SLOT_BYTES + lane * from.m.stride, from.m.source, from.bytes(), ring.full + slot);
     }
 };
