@@ -6,7 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerroute_training.config import ConstrainedObjective, PaperObjective, QualityBound, SkipTarget, StaticObjective
+from layerroute_training.config import (
+    ConstrainedObjective,
+    GroupConstraints,
+    PaperObjective,
+    QualityBound,
+    SkipTarget,
+    StaticObjective,
+)
 from layerroute_training.errors import ConfigError, CorpusError
 from layerroute_training.objectives import make_objective, static_programs
 from layerroute_training.routed_model import RoutedOutput
@@ -108,6 +115,22 @@ def test_multipliers_see_the_steps_of_all_processes(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.add_(theirs["_sums_4C"]))
     here.end_update()
     assert torch.allclose(here.multiplier_C, torch.tensor([0.0, 0.5 * 0.125, 0.0, 0.0]))
+
+
+def test_a_group_can_be_asked_for_something_else():
+    config = ConstrainedObjective(
+        tool_call=SkipTarget(skip=0.31),
+        planning=SkipTarget(skip=0.05),
+        groups={"generated": GroupConstraints(planning=SkipTarget(skip=0.2))},
+    )
+    skip_B = settle(make_objective(config, GROUPS, BOTH, 4), lambda skip_B: skip_B.square(), 500)
+    assert torch.allclose(skip_B, torch.tensor([0.05, 0.31, 0.2, 0.31]), atol=0.01)
+
+
+def test_constraints_for_a_group_that_is_not_there_are_refused():
+    config = ConstrainedObjective(groups={"corpus": GroupConstraints(planning=SkipTarget(skip=0.2))})
+    with pytest.raises(ConfigError, match="no group 'corpus', only corpora, generated"):
+        make_objective(config, GROUPS, BOTH, 4)
 
 
 def test_targets_and_bounds_mix():

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from layerroute.bundle import GateReads
-from layerroute.report import Scope
+from layerroute.report import Scope, StepKind
 from layerroute_training.errors import ConfigError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -117,11 +117,19 @@ class QualityBound(_Config):
     rise: Annotated[float, Field(gt=0.0)]
 
 
+class GroupConstraints(_Config):
+    """What is asked of the kinds in one group; None asks what is asked everywhere."""
+
+    tool_call: SkipTarget | QualityBound | None = None
+    planning: SkipTarget | QualityBound | None = None
+
+
 class ConstrainedObjective(_Config):
     """Answer cross-entropy under one constraint per group and kind of step, with Lagrange multipliers.
 
     Attributes:
         tool_call, planning: what is asked of each kind.
+        groups: what is asked instead in a group, by its name: steps of one may be easier than those of another.
         multiplier_rate: step of the multipliers; stiffness: weight of the squared violation.
         kind_weight: weight of the kind head's cross-entropy.
     """
@@ -129,9 +137,16 @@ class ConstrainedObjective(_Config):
     name: Literal["constrained"] = "constrained"
     tool_call: SkipTarget | QualityBound = SkipTarget(skip=0.325)
     planning: SkipTarget | QualityBound = SkipTarget(skip=0.01)
+    groups: Mapping[str, GroupConstraints] = Field(default_factory=dict)
     multiplier_rate: Annotated[float, Field(gt=0.0)] = 0.05
     stiffness: Annotated[float, Field(ge=0.0)] = 5.0
     kind_weight: Annotated[float, Field(ge=0.0)] = 1.0
+
+    def constraint(self, group: str, kind: StepKind) -> SkipTarget | QualityBound:
+        """The constraint on the steps of a kind in a group."""
+        everywhere = {StepKind.TOOL_CALL: self.tool_call, StepKind.PLANNING: self.planning}[kind]
+        here = self.groups.get(group, GroupConstraints())
+        return {StepKind.TOOL_CALL: here.tool_call, StepKind.PLANNING: here.planning}[kind] or everywhere
 
 
 class PaperObjective(_Config):

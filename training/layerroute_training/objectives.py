@@ -21,7 +21,7 @@ from layerroute_training.config import ConstrainedObjective, PaperObjective, Qua
 from layerroute_training.errors import ConfigError, CorpusError
 from layerroute_training.routed_model import RoutedOutput
 
-_KINDS = (StepKind.PLANNING.value, StepKind.TOOL_CALL.value)
+_KINDS = (StepKind.PLANNING, StepKind.TOOL_CALL)  # by whether a step calls a tool
 _HASH = 2_654_435_761  # Knuth's multiplier: 2^32 divided by the golden ratio
 _HASHES = 1 << 32
 
@@ -60,7 +60,7 @@ class Objective(nn.Module, ABC):
     def __init__(self, groups: Sequence[str]) -> None:
         """An objective over these groups of corpora."""
         super().__init__()
-        self.cells = tuple(f"{group}/{kind}" for group in groups for kind in _KINDS)
+        self.cells = tuple(f"{group}/{kind.value}" for group in groups for kind in _KINDS)
 
     def programs(self, index_B: Tensor) -> Tensor | None:
         """The blocks [B, L] that steps have to run, by their index in the corpus; None lets the gates decide."""
@@ -119,10 +119,18 @@ class Constrained(Objective):
     """
 
     def __init__(self, config: ConstrainedObjective, groups: Sequence[str]) -> None:
-        """Multipliers of zero."""
+        """Multipliers of zero.
+
+        Raises:
+            ConfigError: constraints for a group that is not there.
+        """
         super().__init__(groups)
         self._config = config
-        asked = [config.planning, config.tool_call] * len(groups)
+        if missing := sorted(set(config.groups) - set(groups)):
+            raise ConfigError(
+                f"objective.groups: the data has no group {missing[0]!r}, only {', '.join(groups)}: name one of these"
+            )
+        asked = [config.constraint(group, kind) for group in groups for kind in _KINDS]
         self.needs_full_depth = any(isinstance(one, QualityBound) for one in asked)
         self.multiplier_C: Tensor
         self._target_C: Tensor
@@ -234,7 +242,7 @@ def make_objective(
 
     Raises:
         CorpusError: a constrained objective over one kind of step only.
-        ConfigError: a static objective whose blocks do not fit the model.
+        ConfigError: a static objective whose blocks do not fit the model, or constraints for a group that is not there.
     """
     if isinstance(config, PaperObjective):
         return Paper(config, groups)
