@@ -50,6 +50,33 @@ def test_rows_become_a_bundle(folder, tmp_path, capsys):
     assert training["data"]["counts"]["dev"]["steps"] == 8
 
 
+def test_held_out_steps_do_not_follow_the_tools_lent_in_training(folder, tmp_path):
+    """Runs that lend tools to another share of their training prompts are measured on the same steps."""
+    plain = [
+        Row(f"plain-{number}", "made", split, [], [
+            {"role": "user", "content": f"{split} question {number}"},
+            {"role": "assistant", "content": f"answer {number}"},
+        ])
+        for split in ("train", "dev")
+        for number in range(20)
+    ]  # fmt: skip
+    corpus = write(
+        tmp_path / "rows.jsonl.gz", [*tiny_runs.conversations(2), *tiny_runs.conversations(2, 50, "dev"), *plain]
+    )
+
+    def lent(share):
+        words = command(folder, corpus, "-", f"data.unused_tools={share}", "data.dev_unused_tools=0.5")
+        out = tmp_path / f"steps-{share}"
+        assert main([*words[: words.index("--out")], "--prepare", str(out)]) == 0
+        data = StepData.load(out)
+        return data.notes["counts"]["train"]["lent_tools"], data.dev.digest(), data.notes["counts"]["dev"]["lent_tools"]
+
+    none, all_of_them = lent(0.0), lent(1.0)
+    assert (none[0], all_of_them[0]) == (0, 20)
+    assert none[1:] == all_of_them[1:]
+    assert 0 < none[2] < 20
+
+
 def test_of_several_processes_the_first_one_speaks(folder, tmp_path, capsys, monkeypatch):
     corpus = everything(tmp_path / "rows.jsonl.gz")
     straight = [word for word in command(folder, corpus, tmp_path / "out") if word != "--quiet"]

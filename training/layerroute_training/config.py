@@ -45,7 +45,8 @@ class DataConfig(_Config):
     Attributes:
         corpora: read in this order.
         window: most tokens of prompt and answer together; longer prompts lose their oldest messages.
-        unused_tools: share of planning prompts without tools that are shown tools of other rows.
+        unused_tools: share of the planning prompts without tools that are shown tools of other rows, in training;
+            dev_unused_tools: the same of held-out prompts, apart, so that runs are measured on the same steps.
         malformed: share of malformed rows beyond which the run stops.
         drop_overlap: leave out training rows that share text with evaluation rows; otherwise they stop the run.
         kept_back: train on the rows alone that the embedded backbone never saw (`rows.part_of`).
@@ -55,6 +56,7 @@ class DataConfig(_Config):
     corpora: tuple[CorpusConfig, ...] = ()
     window: PositiveInt = 2048
     unused_tools: Share = 0.2
+    dev_unused_tools: Share = 0.2
     malformed: Share = 0.05
     drop_overlap: bool = False
     kept_back: bool = False

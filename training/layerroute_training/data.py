@@ -111,18 +111,19 @@ def build_data(config: TrainConfig) -> StepData:
         rows["train"], dropped = _without_overlap(rows["train"], rows["dev"])
     else:
         check_overlap(_all_rows(rows["train"]), _all_rows(rows["dev"]))
+    unused: Mapping[Split, float] = {"train": data.unused_tools, "dev": data.dev_unused_tools}
     sets: dict[str, StepSet] = {}
     counts: dict[str, StepCounts] = {}
     for split in _SPLITS:
         if any(rows[split].values()):
             sets[split], counts[split] = build_steps(
-                rows[split], tokenizer, window=data.window, unused_tools=data.unused_tools, seed=config.seed
+                rows[split], tokenizer, window=data.window, unused_tools=unused[split], seed=config.seed
             )
             _refuse_short_window(split, counts[split], data)
     if not sets:
         raise CorpusError("no row of the corpora is kept: data.kept_back leaves out what the embedded backbone saw")
     notes = {
-        "data": {"window": data.window, "unused_tools": data.unused_tools, "kept_back": data.kept_back},
+        "data": data.model_dump(include={"window", "unused_tools", "dev_unused_tools", "kept_back"}),
         "corpora": [_describe_corpus(corpus) for corpus in corpora],
         "overlapping_rows_dropped": dropped,
         "counts": {split: asdict(count) for split, count in counts.items()},
