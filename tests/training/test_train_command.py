@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import asdict
+from itertools import product
 
 import pytest
 import tiny_runs
@@ -52,17 +53,13 @@ def test_rows_become_a_bundle(folder, tmp_path, capsys):
 
 def test_held_out_steps_do_not_follow_the_tools_lent_in_training(folder, tmp_path):
     """Runs that lend tools to another share of their training prompts are measured on the same steps."""
-    plain = [
-        Row(f"plain-{number}", "made", split, [], [
-            {"role": "user", "content": f"{split} question {number}"},
-            {"role": "assistant", "content": f"answer {number}"},
-        ])
-        for split in ("train", "dev")
-        for number in range(20)
-    ]  # fmt: skip
-    corpus = write(
-        tmp_path / "rows.jsonl.gz", [*tiny_runs.conversations(2), *tiny_runs.conversations(2, 50, "dev"), *plain]
-    )
+    plain = []
+    for split, number in product(("train", "dev"), range(20)):
+        question = {"role": "user", "content": f"{split} question {number}"}
+        messages = [question, {"role": "assistant", "content": f"answer {number}"}]
+        plain.append(Row(f"{split}-{number}", "made", split, [], messages))
+    with_tools = [*tiny_runs.conversations(2), *tiny_runs.conversations(2, 50, "dev")]
+    corpus = write(tmp_path / "rows.jsonl.gz", [*with_tools, *plain])
 
     def lent(share):
         words = command(folder, corpus, "-", f"data.unused_tools={share}", "data.dev_unused_tools=0.5")
