@@ -119,11 +119,14 @@ class QualityBound(_Config):
     rise: Annotated[float, Field(gt=0.0)]
 
 
+Constraint = SkipTarget | QualityBound
+
+
 class GroupConstraints(_Config):
     """What is asked of the kinds in one group; None asks what is asked everywhere."""
 
-    tool_call: SkipTarget | QualityBound | None = None
-    planning: SkipTarget | QualityBound | None = None
+    tool_call: Constraint | None = None
+    planning: Constraint | None = None
 
 
 class ConstrainedObjective(_Config):
@@ -137,18 +140,19 @@ class ConstrainedObjective(_Config):
     """
 
     name: Literal["constrained"] = "constrained"
-    tool_call: SkipTarget | QualityBound = SkipTarget(skip=0.325)
-    planning: SkipTarget | QualityBound = SkipTarget(skip=0.01)
+    tool_call: Constraint = SkipTarget(skip=0.325)
+    planning: Constraint = SkipTarget(skip=0.01)
     groups: Mapping[str, GroupConstraints] = Field(default_factory=dict)
     multiplier_rate: Annotated[float, Field(gt=0.0)] = 0.05
     stiffness: Annotated[float, Field(ge=0.0)] = 5.0
     kind_weight: Annotated[float, Field(ge=0.0)] = 1.0
 
-    def constraint(self, group: str, kind: StepKind) -> SkipTarget | QualityBound:
-        """The constraint on the steps of a kind in a group."""
-        everywhere = {StepKind.TOOL_CALL: self.tool_call, StepKind.PLANNING: self.planning}[kind]
+    def constraint(self, group: str, kind: StepKind) -> Constraint:
+        """What is asked of the steps of a kind in a group."""
         here = self.groups.get(group, GroupConstraints())
-        return {StepKind.TOOL_CALL: here.tool_call, StepKind.PLANNING: here.planning}[kind] or everywhere
+        if kind is StepKind.TOOL_CALL:
+            return here.tool_call or self.tool_call
+        return here.planning or self.planning
 
 
 class PaperObjective(_Config):
