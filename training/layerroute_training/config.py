@@ -55,7 +55,7 @@ class DataConfig(_Config):
 
     corpora: tuple[CorpusConfig, ...] = ()
     window: PositiveInt = 2048
-    unused_tools: Share = 0.2
+    unused_tools: Share = 0.5
     dev_unused_tools: Share = 0.2
     malformed: Share = 0.05
     drop_overlap: bool = False

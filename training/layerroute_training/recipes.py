@@ -8,10 +8,12 @@ from layerroute_training.config import (
     ConstrainedObjective,
     CorpusConfig,
     DataConfig,
+    GroupConstraints,
     LoraConfig,
     PaperObjective,
     RouterConfig,
     ScheduleConfig,
+    SkipTarget,
     TrainConfig,
 )
 from layerroute_training.corpora import GENERATED
@@ -39,7 +41,7 @@ def default(data: Sequence[str] = ()) -> TrainConfig:
 def embedded(data: Sequence[str] = ()) -> TrainConfig:
     """`default` for the model that ships with the package, on `data` and the generated conversations.
 
-    Of both it takes the rows that the backbone's pre-training left out.
+    Of both it takes the rows that the backbone's pre-training left out, and each has targets of its own.
     """
     base = default(data)
     corpora = corpora_of(data)
@@ -50,10 +52,18 @@ def embedded(data: Sequence[str] = ()) -> TrainConfig:
         "corpora/tool_call": 0.25,
         "corpora/planning": 0.30,
     }
+    # The generated conversations are the easier ones, in both kinds: a block that is skipped there costs least.
+    objective = ConstrainedObjective(
+        tool_call=SkipTarget(skip=0.335),
+        planning=SkipTarget(skip=0.01),
+        groups={GENERATED: GroupConstraints(tool_call=SkipTarget(skip=0.34), planning=SkipTarget(skip=0.16))},
+    )
     return base.model_copy(
         update={
             "model": EMBEDDED,
             "data": DataConfig(corpora=(*corpora, generated), mixture=mixture, drop_overlap=True, kept_back=True),
+            "objective": objective,
+            "schedule": ScheduleConfig(updates=1_000),
         }
     )
 
