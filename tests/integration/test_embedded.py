@@ -198,15 +198,15 @@ def demo_steps(model: LayerRouteChatModel) -> list[list[tuple[StepReport, list[i
         return tasks
 
 
-def test_tool_call_steps_of_the_demo_skip_blocks(demo_steps: Any):
+def test_tool_call_steps_of_the_demo_skip_more_than_planning(demo_steps: Any):
     reports = [report for steps in demo_steps for report, _ in steps]
     assert {report.router for report in reports} == {"gates"}
     calls = [report for report in reports if report.kind is StepKind.TOOL_CALL]
     assert len(calls) >= len(DEFAULT_TASKS)
     assert all(report.decode.skipped > 0 for report in calls)
     by_kind = {summary.kind: summary.decode.skip_share for summary in summarise(reports).by_kind}
-    assert by_kind[StepKind.TOOL_CALL] >= 0.2
-    assert by_kind[StepKind.PLANNING] <= 0.1
+    assert by_kind[StepKind.TOOL_CALL] >= 0.3
+    assert by_kind[StepKind.PLANNING] <= by_kind[StepKind.TOOL_CALL] / 2
 
 
 def test_prompts_of_the_demo_run_at_full_depth(demo_steps: Any):
