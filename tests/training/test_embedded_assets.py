@@ -33,6 +33,7 @@ from layerroute_training.embedded.card import block_table, report_of, with_table
 from layerroute_training.embedded.prepare import GENERAL_CHARACTERS
 from layerroute_training.evaluation.report import EvaluationReport
 from layerroute_training.export import load_routed
+from layerroute_training.recipes import recipe
 from layerroute_training.steps import build_steps
 
 FOLDER = resolve_checkpoint(EMBEDDED)
@@ -121,6 +122,8 @@ def test_the_card_names_the_recipe_of_the_bundle_and_every_source():
     run = load_bundle(FOLDER / "bundle").metadata.training["run"]
     config = TrainConfig.model_validate(run["config"])
     assert config.model == EMBEDDED
+    shipped = recipe(EMBEDDED)
+    assert (config.objective, config.schedule) == (shipped.objective, shipped.schedule)
     assert f"{config.schedule.updates:,} updates" in CARD
     assert f"seed {config.seed}" in CARD
     assert isinstance(config.objective, ConstrainedObjective)
