@@ -90,6 +90,8 @@ def test_transformers_loads_the_folder_and_gives_the_same_logits():
 def test_routing_meets_its_targets(report):
     both = report.all
     assert both.tool_call.skip.value >= 0.30
+    assert report.groups["corpora"].planning.skip.value <= 0.02
+    assert report.groups["generated"].planning.skip.value <= 0.17
     assert both.differential.value >= 0.20
     assert both.length_control.by_prompt.differential.low > 0.13
     assert both.tool_call.rise_relative.value <= 0.01
@@ -122,12 +124,12 @@ def test_the_card_names_the_recipe_of_the_bundle_and_every_source():
     run = load_bundle(FOLDER / "bundle").metadata.training["run"]
     config = TrainConfig.model_validate(run["config"])
     assert config.model == EMBEDDED
-    shipped = recipe(EMBEDDED)
+    shipped = recipe("embedded")
     assert (config.objective, config.schedule) == (shipped.objective, shipped.schedule)
     assert f"{config.schedule.updates:,} updates" in CARD
     assert f"seed {config.seed}" in CARD
     assert isinstance(config.objective, ConstrainedObjective)
-    for group, kind in product(report_of(FOLDER).groups, StepKind):
+    for group, kind in product(("corpora", "generated"), StepKind):
         asked = config.objective.constraint(group, kind)
         words = f"{100 * (asked.skip if isinstance(asked, SkipTarget) else asked.rise):g} %"
         assert words in CARD
