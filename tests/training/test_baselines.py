@@ -1,6 +1,7 @@
 """Baselines skip exactly as much as the routed model, and learn from training steps alone."""
 
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from layerroute_training.evaluation.baselines import (
     Arena,
     StaticBundle,
     compare_baselines,
+    group_programs,
     kind_programs,
     length_programs,
 )
@@ -162,15 +164,16 @@ def test_all_baselines_skip_what_the_routed_model_skips(dev, train):
         "length only",
         "true kind",
         "predicted kind",
+        "true group and kind",
     ]
     for baseline in baselines:
         assert baseline.mean_skip == pytest.approx(routed.mean_skip, abs=0.002), baseline.name
         assert (baseline.tool_call.skip + baseline.planning.skip) / 2 == pytest.approx(baseline.mean_skip)
         behind = baseline.mean_nll.value - routed.mean_nll.value
         assert baseline.behind.value == pytest.approx(behind)
-    oracle = baselines[-2]
-    for kind in ("tool_call", "planning"):
-        assert getattr(oracle, kind).skip == pytest.approx(getattr(routed, kind).skip, abs=0.002)
+    for oracle in (one for one in baselines if one.name.startswith("true")):
+        for kind in ("tool_call", "planning"):
+            assert getattr(oracle, kind).skip == pytest.approx(getattr(routed, kind).skip, abs=0.003)
     greedy, own = baselines[1], baselines[3]
     assert greedy.skipped == (1, 2)[: len(greedy.skipped)]
     assert (own.bundle, own.skipped[0]) == ("other", 5)
@@ -188,7 +191,10 @@ def test_nothing_is_learnt_from_the_steps_that_are_measured(dev, train):
     ]
     assert skipped[0] == skipped[1]
     sets = [
-        {name: set(np.flatnonzero(~run.all(0))) for name, run in kind_programs(at, train).items()}
+        {
+            name: set(np.flatnonzero(~run.all(0)))
+            for name, run in (kind_programs(at, train) | group_programs(at, train)).items()
+        }
         for at in (dev, changed)
     ]
     assert sets[0] == sets[1]
@@ -208,6 +214,40 @@ def test_predicted_kinds_choose_between_the_sets_of_the_true_kinds(dev, train):
     blind = replace(dev, routed=replace(dev.routed, kind_probability_N=np.zeros(200)))
     skip = 1 - kind_programs(blind, train)["predicted kind"].mean(1)
     assert float((kind_weights(dev.steps) * skip).sum()) == pytest.approx(dev.share, abs=0.002)
+
+
+def test_each_group_and_kind_has_a_set_and_skip_of_its_own(dev, train):
+    tokens, steps, weight = train.tokens.copy(), dev.steps, kind_weights(dev.steps)
+    for answer, end, group in zip(train.answer, train.end, train.group, strict=True):
+        tokens[answer:end] = 7 * group + 2  # what is good to skip differs from group to group
+    train = replace(train, tokens=tokens)
+    (run,) = group_programs(dev, train).values()
+    sets = {}
+    for group in (0, 1):
+        for kind in (True, False):
+            cell = (steps.group == group) & (steps.is_tool_call == kind)
+            skip, expected = (weight * (1 - run.mean(1)))[cell].sum() / weight[cell].sum(), dev.skip_of(cell)
+            assert skip == pytest.approx(expected, abs=0.01)
+            fit = train.select((train.group == group) & (train.is_tool_call == kind))
+            order = removal_order(dev.model, fit, ceil(expected * BLOCKS))
+            sets[group, kind] = set(np.flatnonzero(~run[cell].all(0)))
+            assert sets[group, kind] == set(order[: (~run[cell]).sum(1).max()])
+    assert len({frozenset(one) for one in sets.values()}) > 1
+
+
+def test_steps_of_one_group_have_no_oracle_by_group(dev, train):
+    one = replace(dev, steps=replace(dev.steps, group=np.zeros_like(dev.steps.group)))
+    assert group_programs(one, train) == {}
+
+
+def test_a_group_that_training_lacks_takes_the_sets_of_the_kinds(dev, train):
+    (of_both,) = group_programs(dev, train).values()
+    (unknown,) = group_programs(dev, replace(train, groups=("corpora", "another"))).values()
+    first = dev.steps.group == 0
+    assert (unknown[first] == of_both[first]).all()
+    calls = dev.steps.is_tool_call & ~first
+    order = removal_order(dev.model, train.select(train.is_tool_call), ceil(dev.skip_of(calls) * BLOCKS))
+    assert set(np.flatnonzero(~unknown[calls].all(0))) == set(order[: (~unknown[calls]).sum(1).max()])
 
 
 @pytest.mark.parametrize("scope", ["generation", "sequence"])

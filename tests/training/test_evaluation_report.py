@@ -48,7 +48,7 @@ def report():
 def test_a_report_survives_json(report):
     assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
     assert list(report.groups) == ["corpora", "generated", "all"]
-    assert len(report.baselines) == 8
+    assert len(report.baselines) == 9
     assert len(report.frontier) == 1
     assert report.conditions.bundle == "made"
 

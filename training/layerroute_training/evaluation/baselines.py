@@ -1,4 +1,4 @@
-"""Other ways to skip as much: static sets, random blocks, prompt length, the true kind, the predicted kind.
+"""Other ways to skip as much: static sets, random blocks, prompt length, sets by kind, or by group of data and kind.
 
 All are compared at the routed model's mean skip (`equal_skip` defines it). What a baseline has to know, which blocks or
 which threshold, it learns on training steps, never on those measured; only how much it skips follows the routed model.
@@ -152,6 +152,7 @@ def compare_baselines(
         "random": random_programs(dev, dev.share),
         "length only": length_programs(dev, train, greedy),
         **kind_programs(dev, train),
+        **group_programs(dev, train),
     }
     runs |= others
     return (*outcomes, *(dev.outcome(name, dev.run(run_NL)) for name, run_NL in others.items()))
@@ -208,10 +209,7 @@ def kind_programs(dev: Arena, train: StepSet) -> dict[str, BoolArray]:
     """
     L, calls_N = dev.routed.run_NL.shape[1], dev.steps.is_tool_call
     shares = {kind: dev.skip_of(calls_N == kind) for kind in (True, False)}
-    orders = {
-        kind: removal_order(dev.model, train.select(train.is_tool_call == kind), max(1, ceil(share * L)))
-        for kind, share in shares.items()
-    }
+    orders = {kind: _order_for(dev, train, train.is_tool_call == kind, share) for kind, share in shares.items()}
     predicted_N = dev.routed.kind_probability_N >= 0.5
     realised = float((kind_weights(dev.steps) * np.where(predicted_N, shares[True], shares[False])).sum())
     scaled = {kind: share * dev.share / realised if realised else dev.share for kind, share in shares.items()}
@@ -226,3 +224,32 @@ def kind_programs(dev: Arena, train: StepSet) -> dict[str, BoolArray]:
             ("predicted kind", predicted_N, scaled),
         )
     }
+
+
+def group_programs(dev: Arena, train: StepSet) -> dict[str, BoolArray]:
+    """Programs [N, L] of one static set per group and true kind, with the routed model's skip of those steps.
+
+    This oracle knows what nothing outside the data knows, and so shows what gates do beyond telling groups and kinds
+    apart. Empty where the steps are of one group: then it is the oracle by kind. A group without training steps of a
+    kind takes that kind's order.
+    """
+    steps, calls_N = dev.steps, dev.steps.is_tool_call
+    if len(np.unique(steps.group)) < 2:
+        return {}
+    weight_N, parts = kind_weights(steps), []
+    for index, name in enumerate(steps.groups):
+        of_group_N = train.group == (train.groups.index(name) if name in train.groups else -1)
+        for kind in (True, False):
+            of_N = (steps.group == index) & (calls_N == kind)
+            if not weight_N[of_N].any():
+                continue
+            fit_N = train.is_tool_call == kind
+            fit_N = fit_N & of_group_N if (fit_N & of_group_N).any() else fit_N
+            share = dev.skip_of(of_N)
+            parts.append(Part(of_N, _order_for(dev, train, fit_N, share), share))
+    return {"true group and kind": run_of_parts(parts, steps, dev.routed.run_NL.shape[1], dev.seed)}
+
+
+def _order_for(dev: Arena, train: StepSet, of_N: BoolArray, share: float) -> Order:
+    """Greedy order of removal on some of the training steps, as deep as a skip of `share` goes."""
+    return removal_order(dev.model, train.select(of_N), max(1, ceil(share * dev.routed.run_NL.shape[1])))
