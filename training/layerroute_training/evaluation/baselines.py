@@ -233,20 +233,21 @@ def group_programs(dev: Arena, train: StepSet) -> dict[str, BoolArray]:
     apart. Empty where the steps are of one group: then it is the oracle by kind. A group without training steps of a
     kind takes that kind's order.
     """
-    steps, calls_N = dev.steps, dev.steps.is_tool_call
+    steps = dev.steps
     if len(np.unique(steps.group)) < 2:
         return {}
     weight_N, parts = kind_weights(steps), []
     for index, name in enumerate(steps.groups):
-        of_group_N = train.group == (train.groups.index(name) if name in train.groups else -1)
+        of_group_N = np.array(train.groups)[train.group] == name  # by name: the two sets may number groups otherwise
         for kind in (True, False):
-            of_N = (steps.group == index) & (calls_N == kind)
+            of_N = (steps.group == index) & (steps.is_tool_call == kind)
             if not weight_N[of_N].any():
                 continue
-            fit_N = train.is_tool_call == kind
-            fit_N = fit_N & of_group_N if (fit_N & of_group_N).any() else fit_N
+            of_kind_N = train.is_tool_call == kind
+            of_both_N = of_kind_N & of_group_N
             share = dev.skip_of(of_N)
-            parts.append(Part(of_N, _order_for(dev, train, fit_N, share), share))
+            order = _order_for(dev, train, of_both_N if of_both_N.any() else of_kind_N, share)
+            parts.append(Part(of_N, order, share))
     return {"true group and kind": run_of_parts(parts, steps, dev.routed.run_NL.shape[1], dev.seed)}
 
 
