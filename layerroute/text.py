@@ -1,0 +1,31 @@
+"""Text from outside: what cannot be encoded as UTF-8 (half of a surrogate pair) is refused or replaced at every entry.
+
+Such text comes from JSON escapes, from bytes in argv or a file name that are no UTF-8, and from `surrogateescape`. It
+would end in a `TypeError` inside the tokenizer, or in a file that cannot be read again.
+"""
+
+import re
+
+from layerroute.errors import RequestError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def require_encodable(text: str, what: str) -> str:
+    """Return `text`, if it can be encoded; `what` names it in the message.
+
+    Raises:
+        RequestError: it holds half of a surrogate pair.
+    """
+    found = _SURROGATE.search(text)
+    if found:
+        raise RequestError(
+            f"{what} holds {found[0]!r} at character {found.start()}, half of a surrogate pair that no encoding has: "
+            "decode its bytes with errors='replace', or leave it out"
+        )
+    return text
+
+
+def replace_unencodable(text: str) -> str:
+    """Return `text` with U+FFFD for what cannot be encoded: for output of tools, which nobody can mend."""
+    return _SURROGATE.sub("\ufffd", text)
