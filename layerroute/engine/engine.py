@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 from weakref import WeakSet
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from layerroute.backbone.config import BackboneConfig, read_config, resolve_checkpoint
 from layerroute.engine.config import EngineConfig
@@ -34,7 +34,8 @@ from layerroute.engine.loading import (
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, GenerationRequest
 from layerroute.engine.runner import Runner, Vocabulary
 from layerroute.engine.scheduler import Rows
-from layerroute.errors import BackboneError, ContextWindowError, GenerationCancelledError, RequestError
+from layerroute.engine.tokenizer import load_tokenizer
+from layerroute.errors import ContextWindowError, GenerationCancelledError, RequestError
 
 _Jobs = SimpleQueue[tuple[GenerationRequest, Generation, float] | None]
 _CLOSED = "the engine was closed before the answer was complete: ask again, and a later request starts it anew"
@@ -98,13 +99,7 @@ class Engine:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer."""
-        try:
-            return AutoTokenizer.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            raise BackboneError(
-                f"{self.folder} holds no tokenizer that transformers can read ({error}): "
-                "copy tokenizer.json and tokenizer_config.json of the model beside its weights"
-            ) from error
+        return load_tokenizer(self.folder, self.backbone_config.vocab_size)
 
     @cached_property
     def context_window(self) -> int:
