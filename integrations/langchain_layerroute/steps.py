@@ -143,7 +143,8 @@ class Step:
             usage_metadata=_usage(result),
             response_metadata=self._metadata(result),
         )
-        self._prompt.remember(self._engine, assistant_message(answer.content, message), result.token_ids)
+        if result.stop_string is None:  # else the ids hold what was cut off
+            self._prompt.remember(self._engine, assistant_message(answer.content, message), result.token_ids)
         return message
 
     def _invalid_call(self, call: BrokenCall) -> InvalidToolCall:
@@ -181,6 +182,7 @@ class Step:
             "model_name": self._model_name,
             "model_provider": PROVIDER,
             "finish_reason": result.finish_reason,
+            "stop_sequence": result.stop_string,
             "layerroute": result.report.model_dump(mode="json"),
         }
 

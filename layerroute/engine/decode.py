@@ -20,6 +20,7 @@ class Answer:
         ids: generated tokens, the end token included.
         fast_forwarded: how many of them the grammar left no choice about.
         fed: how many of them went through the backbone (the last one never needs to).
+        stop_string: what ended it, if a stop string did.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -27,6 +28,7 @@ class Answer:
     fast_forwarded: int = 0
     fed: int = 0
     finish: FinishReason | None = None
+    stop_string: str | None = None
 
 
 class Decoder:
@@ -128,15 +130,19 @@ class Decoder:
         self._append(token)
 
     def end(self) -> Answer:
-        """Let go of the text that is still held back."""
+        """Let go of the text that is still held back; a stop string may be at its end."""
         self._send(self._detokenizer.flush())
-        return self.answer
+        answer = self.answer
+        answer.stop_string = self._detokenizer.stop_string
+        if answer.stop_string is not None and answer.finish == "length":
+            answer.finish = "stop"
+        return answer
 
     def _append(self, token: int) -> None:
         answer = self.answer
         answer.ids.append(token)
         self._send(self._detokenizer.add(token))
-        if token in self._end_ids or self._detokenizer.stopped:
+        if token in self._end_ids or self._detokenizer.stop_string is not None:
             answer.finish = "stop"
         elif len(answer.ids) >= self._max_tokens:
             answer.finish = "length"

@@ -2,11 +2,12 @@
 
 import codecs
 from functools import lru_cache
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from layerroute.engine.request import Delta
+from layerroute.engine.request import TOOL_CALL_OPEN, Delta
 
 _BYTE_OF_CHARACTER = {character: byte for byte, character in bytes_to_unicode().items()}
 
@@ -27,11 +28,17 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> tuple[bytes, ...]:
 class Detokenizer:
     """Text of one answer. The texts of all deltas together are what `tokenizer.decode` makes of the ids.
 
+    Stop strings are looked for in content alone: not between the markers of a call, and not in the line break that the
+    chat template writes before one. A call therefore ends what may become a stop string.
+
     Args:
         tokenizer: byte-level BPE tokenizer of the backbone.
-        stop: strings that end the answer; the first to appear is cut off with all that follows it.
+        stop: strings that end the answer; the first to be complete is cut off with all that follows it.
         marker_ids: tokens that come as deltas of their own.
         end_ids: tokens that end the answer and have no text.
+
+    Attributes:
+        stop_string: the one that ended the answer, or None; nothing comes after it.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Detokenizer:
         marker_ids: frozenset[int],
         end_ids: frozenset[int],
     ) -> None:
+        self.stop_string: str | None = None
         self._bytes = token_bytes(tokenizer)
         self._stop = stop
         self._marker_ids = marker_ids
@@ -48,37 +56,41 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._unread: list[int] = []  # ids whose characters are not complete yet
         self._held: list[Delta] = []  # deltas that may be the beginning of a stop string
-        self._stopped = False
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has appeared; nothing comes after it."""
-        return self._stopped
+        self._in_call = False
 
     def add(self, token_id: int) -> list[Delta]:
         """The deltas that a further token makes certain."""
-        if self._stopped or token_id in self._end_ids:
+        if self.stop_string is not None or token_id in self._end_ids:
             return []
         if token_id in self._marker_ids:
-            pieces = [*self._rest_of_characters(), Delta(self._bytes[token_id].decode(), (token_id,))]
-        else:
-            # Ids beyond the tokenizer's (padding of the vocabulary) have no text, as in tokenizer.decode.
-            text = self._decoder.decode(self._bytes[token_id] if token_id < len(self._bytes) else b"")
-            self._unread.append(token_id)
-            if not text:
-                return []
-            pieces = [Delta(text, tuple(self._unread))]
-            self._unread.clear()
-        return self._release(pieces) if self._stop else pieces
+            return self._add_marker(token_id)
+        # Ids beyond the tokenizer's (padding of the vocabulary) have no text, as in tokenizer.decode.
+        text = self._decoder.decode(self._bytes[token_id] if token_id < len(self._bytes) else b"")
+        self._unread.append(token_id)
+        if not text:
+            return []
+        piece = Delta(text, tuple(self._unread))
+        self._unread.clear()
+        return self._release([piece])
 
     def flush(self) -> list[Delta]:
         """What is left at the end of the answer: text held back, and an unfinished character as U+FFFD."""
-        if self._stopped:
+        if self.stop_string is not None:
             return []
-        pieces = self._rest_of_characters()
-        released = self._release(pieces) if self._stop and pieces else pieces
-        held, self._held = self._held, []
-        return released + held
+        return self._release(self._rest_of_characters(), then="end")
+
+    def _add_marker(self, token_id: int) -> list[Delta]:
+        rest, marker = self._rest_of_characters(), Delta(self._bytes[token_id].decode(), (token_id,))
+        if marker.text == TOOL_CALL_OPEN:
+            released = self._release(rest, then="call")
+            if self.stop_string is not None:
+                return released
+            self._in_call = True
+            return [*released, marker]
+        if not self._in_call:  # a stray marker is text like any other
+            return self._release([*rest, marker])
+        self._in_call = False
+        return [*rest, marker]
 
     def _rest_of_characters(self) -> list[Delta]:
         text = self._decoder.decode(b"", final=True)
@@ -87,27 +99,37 @@ class Detokenizer:
         self._unread.clear()
         return rest
 
-    def _release(self, pieces: list[Delta]) -> list[Delta]:
+    def _release(self, pieces: list[Delta], then: Literal["text", "call", "end"] = "text") -> list[Delta]:
         """Hold new pieces back together with the old, cut at a stop string, and let go what can be no part of one."""
+        if self._in_call or not self._stop:
+            return pieces
         self._held += pieces
         text = "".join(piece.text for piece in self._held)
-        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
-        certain = min(found) if found else len(text) - self._stop_prefix_length(text)
+        # A line break at the end is content only if no call follows.
+        found = self._first_stop(text if then == "end" else text.removesuffix("\n"))
+        if found is not None:
+            start, self.stop_string = found
+        else:
+            start = len(text) - (self._stop_prefix_length(text) if then == "text" else 0)
         released: list[Delta] = []
-        while self._held and certain >= len(self._held[0].text):
-            certain -= len(self._held[0].text)
+        while self._held and start >= len(self._held[0].text):
+            start -= len(self._held[0].text)
             released.append(self._held.pop(0))
-        if found:
-            self._stopped = True
-            if self._held:  # one delta for the cut piece and all behind it, so that a cut marker is none
-                ids = tuple(token_id for piece in self._held for token_id in piece.token_ids)
-                released.append(Delta(self._held[0].text[:certain], ids))
-                self._held.clear()
+        if self.stop_string is not None and self._held:
+            # One delta for the cut piece and all behind it, so that a cut marker is none.
+            ids = tuple(token_id for piece in self._held for token_id in piece.token_ids)
+            released.append(Delta(self._held[0].text[:start], ids))
+            self._held.clear()
         return released
 
+    def _first_stop(self, text: str) -> tuple[int, str] | None:
+        """Where the stop string begins that is complete first, and which it is; it hangs on no token's length."""
+        found = [(position + len(stop), position, stop) for stop in self._stop if (position := text.find(stop)) >= 0]
+        return min(found)[1:] if found else None
+
     def _stop_prefix_length(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
-        longest = max(len(stop) for stop in self._stop) - 1
+        """Length of the longest end of `text` that begins a stop string, or is one if no call follows."""
+        longest = max(map(len, self._stop))
         for start in range(max(0, len(text) - longest), len(text)):
             if any(stop.startswith(text[start:]) for stop in self._stop):
                 return len(text) - start

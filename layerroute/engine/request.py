@@ -75,7 +75,7 @@ class GenerationRequest:
     Attributes:
         prompt_ids: token ids of the rendered prompt, generation prompt included.
         max_tokens: most tokens to generate, or None for what the window leaves.
-        stop: strings that end the answer; they are cut off it.
+        stop: strings that end the answer where its content holds them, and are cut off it; calls hold no content.
         router: router spec ("gates", "full", "static:...", "random:...", "length:..."), or None for the
             engine's default: the bundle's gates if there is one, else "full".
         program: text form of a program that overrides the router, or None.
@@ -117,9 +117,17 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """The whole answer. `token_ids` includes the end token; `text` does not include it or a stop string."""
+    """The whole answer.
+
+    Attributes:
+        token_ids: what was generated, the end token included.
+        text: without the end token and a stop string.
+        finish_reason, report: as they stand.
+        stop_string: the stop string that ended the answer, or None if none did.
+    """
 
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
     report: StepReport
+    stop_string: str | None = None

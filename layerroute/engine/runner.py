@@ -187,7 +187,9 @@ class Runner:
             milliseconds=running.watch.timings(),
             finish_reason=self._finish_reason(answer),
         )
-        return GenerationResult(tuple(answer.ids), "".join(answer.text), report.finish_reason, report)
+        return GenerationResult(
+            tuple(answer.ids), "".join(answer.text), report.finish_reason, report, answer.stop_string
+        )
 
     def _router(self, request: GenerationRequest) -> Router:
         spec = request.router or ("gates" if self.bundle else "full")

@@ -52,15 +52,52 @@ def test_whole_characters_only(text: str) -> None:
     assert text_of(deltas) == text
 
 
-@given(any_ids, st.lists(st.text(st.sampled_from("ab e\n<>tool_call"), min_size=1, max_size=4), min_size=1, max_size=3))
-def test_text_is_cut_at_the_first_stop_string(ids: list[int], stop: list[str]) -> None:
+stops = st.lists(st.text(st.sampled_from("ab e\n<>tool_call"), min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+@given(st.lists(st.integers(0, LONGER_THAN_VOCABULARY - 1) | st.sampled_from([CLOSE, END]), max_size=30), stops)
+def test_text_is_cut_at_the_stop_string_that_is_complete_first(ids: list[int], stop: list[str]) -> None:
     deltas, detokenizer = run(ids, tuple(stop))
-    whole = TOKENIZER.decode([token_id for token_id in ids if token_id != END])
-    positions = [whole.find(text) for text in stop if text in whole]
-    assert text_of(deltas) == (whole[: min(positions)] if positions else whole)
-    assert detokenizer.stopped == bool(positions)
+    kept = [token_id for token_id in ids if token_id != END]
+    whole = TOKENIZER.decode(kept)
+    ends = [(whole.find(text) + len(text), whole.find(text), text) for text in stop if text in whole]
+    expected = min(ends) if ends else (0, len(whole), None)
+    assert (text_of(deltas), detokenizer.stop_string) == (whole[: expected[1]], expected[2])
     fed = [token_id for delta in deltas for token_id in delta.token_ids]
-    assert fed == [token_id for token_id in ids if token_id != END][: len(fed)]
+    assert fed == kept[: len(fed)]
+
+
+call_texts = st.text(st.sampled_from('{"name": e, a}\n\\é'), max_size=20)
+stops_of_calls = st.lists(st.text(st.sampled_from('{"name": e}\n\\<tool_call>'), min_size=1, max_size=4), min_size=1)
+
+
+@given(call_texts, stops_of_calls, st.lists(call_texts, min_size=1, max_size=3))
+def test_no_stop_string_is_looked_for_in_calls_or_between_them(content: str, stop: list[str], calls: list[str]) -> None:
+    if any(text in content for text in stop):
+        content = ""
+    marked = [[OPEN, *TOKENIZER.encode(f"\n{call}\n"), CLOSE, *TOKENIZER.encode("\n")] for call in calls]
+    ids = [*TOKENIZER.encode(f"{content}\n"), *(token_id for call in marked for token_id in call)][:-1]
+    deltas, detokenizer = run(ids, tuple(stop))
+    assert detokenizer.stop_string is None
+    assert text_of(deltas) == TOKENIZER.decode(ids)
+    assert [delta.token_ids for delta in deltas if MARKERS & set(delta.token_ids)] == [(OPEN,), (CLOSE,)] * len(calls)
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected", "found"),
+    [
+        ("Sure.\nMore", "\n", "Sure.", "\n"),
+        ("Sure.\n", "\n", "Sure.", "\n"),
+        ("Sure.\n\n<tool_call>\n{}", "\n", "Sure.", "\n"),
+        ("Sure.\n\n<tool_call>\n{}", "\n\n", "Sure.\n\n<tool_call>\n{}", None),
+        ("Sure.\n<tool_call>\n{}", "\n", "Sure.\n<tool_call>\n{}", None),
+        ("Sure.<tool_call>{}</tool_call>\nMore", "\n", "Sure.<tool_call>{}</tool_call>", "\n"),
+        ("Sure.<tool_call>{}</tool_call>\nMore", "re.\nM", "Sure.<tool_call>{}</tool_call>\nMore", None),
+    ],
+)
+def test_a_line_break_is_content_unless_a_call_follows(text: str, stop: str, expected: str, found: str | None) -> None:
+    deltas, detokenizer = run(TOKENIZER.encode(text), (stop,))
+    assert (text_of(deltas), detokenizer.stop_string) == (expected, found)
 
 
 @given(readable, st.text(st.sampled_from("ab né"), min_size=1, max_size=5))
@@ -87,11 +124,17 @@ def test_of_two_stop_strings_in_one_token_the_first_cuts() -> None:
         assert deltas == [Delta(" t", (token_id,))]
 
 
-def test_a_stop_string_spans_tokens_and_cuts_the_marker_behind_it() -> None:
-    deltas, detokenizer = run([*TOKENIZER.encode("Answer: done"), OPEN, *TOKENIZER.encode("more")], ("done<tool",))
+def test_a_stop_string_spans_tokens_and_cuts_the_stray_marker_behind_it() -> None:
+    deltas, detokenizer = run([*TOKENIZER.encode("Answer: done"), CLOSE, *TOKENIZER.encode("more")], ("done</tool",))
     assert text_of(deltas) == "Answer: "
-    assert detokenizer.stopped
-    assert all(delta.token_ids != (OPEN,) for delta in deltas)
+    assert detokenizer.stop_string == "done</tool"
+    assert all(delta.token_ids != (CLOSE,) for delta in deltas)
+
+
+def test_the_stop_string_that_cuts_hangs_on_no_tokens_length() -> None:
+    for ids in (TOKENIZER.encode("abcd"), [i for letter in "abcd" for i in TOKENIZER.encode(letter)]):
+        deltas, detokenizer = run(ids, ("abcd", "bc"))
+        assert (text_of(deltas), detokenizer.stop_string) == ("a", "bc")
 
 
 @pytest.mark.parametrize("text", ["<tool_call>", "</tool_call>"])

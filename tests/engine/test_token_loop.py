@@ -39,10 +39,10 @@ class Plain:
     """A detokenizer that shows token numbers and knows one stop token."""
 
     def __init__(self, stop=None):
-        self.stop, self.stopped = stop, False
+        self.stop, self.stop_string = stop, None
 
     def add(self, token):
-        self.stopped = token == self.stop
+        self.stop_string = f" {token}" if token == self.stop else None
         return [Delta(f" {token}", (token,))]
 
     def flush(self):

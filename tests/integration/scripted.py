@@ -120,13 +120,16 @@ class ScriptedEngine:
             for delta in detokenizer.add(token_id):
                 text += delta.text
                 generation.push(delta)
-            if detokenizer.stopped:
+            if detokenizer.stop_string is not None:
                 finish = "stop"
                 break
         for delta in detokenizer.flush():
             text += delta.text
             generation.push(delta)
-        return GenerationResult(tuple(made), text, finish, self._report(request, made, finish))
+        stop_string = detokenizer.stop_string
+        if stop_string is not None and finish == "length":
+            finish = "stop"
+        return GenerationResult(tuple(made), text, finish, self._report(request, made, finish), stop_string)
 
     def _report(self, request: GenerationRequest, made: list[int], finish: FinishReason) -> StepReport:
         program = LayerProgram.parse(self._program_text(request), NUM_BLOCKS)
