@@ -8,6 +8,7 @@ from langchain_core.exceptions import (
     ModelError,
     ModelInvalidRequestError,
     ModelNotFoundError,
+    OutputParserException,
 )
 
 from layerroute.errors import (
@@ -32,6 +33,14 @@ _LANGCHAIN_CLASSES: tuple[tuple[type[LayerRouteError], type[ModelError]], ...] =
 
 class InvalidRequestError(RequestError, ModelInvalidRequestError):
     """A call that cannot be honoured: unknown option, unsupported content, bad tool or tool choice."""
+
+
+class StructuredAnswerError(OutputParserException, LayerRouteError):
+    """An answer that holds no object of the schema that `with_structured_output` asked for."""
+
+
+class TruncatedAnswerError(StructuredAnswerError):
+    """An answer that `max_tokens`, the context window or a stop string cut off before its object was whole."""
 
 
 @contextmanager

@@ -234,20 +234,24 @@ def _read_call(call: _OpenCall) -> ParsedToolCall:
     Raises:
         ValueError: it describes none, or another one than was streamed.
     """
-    body = _loads(call.text)
+    body = read_json(call.text)
     if not isinstance(body, dict) or not isinstance(body.get("name"), str):
         raise ValueError('the call is not a JSON object with a "name"')
     name, arguments = body["name"], body.get("arguments", {})
     if not isinstance(arguments, dict):
         raise ValueError('the "arguments" of the call are not a JSON object')
-    if call.name not in (None, name) or (call.streaming and _loads("".join(call.arguments)) != arguments):
+    if call.name not in (None, name) or (call.streaming and read_json("".join(call.arguments)) != arguments):
         raise ValueError('the call has more than one "name" or "arguments"')
     json.dumps([name, arguments], ensure_ascii=False).encode()  # half a surrogate pair could not be sent on
     return ParsedToolCall(name, arguments)
 
 
-def _loads(text: str) -> Any:
-    """JSON as in RFC 8259, but with raw line breaks allowed in strings, as models write them."""
+def read_json(text: str) -> Any:
+    """JSON as in RFC 8259, but with raw line breaks allowed in strings, as models write them.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON, holds a number that is too large, or is nested too deeply.
+    """
     return json.loads(text, strict=False, parse_constant=_no_constant, parse_float=_finite_float)
 
 
