@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -19,6 +20,7 @@ from layerroute.benchmark.whole_engine import Read, WholeEngine
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.engine import Engine
 from layerroute.errors import LayerRouteError
+from layerroute.parts import INTERRUPTED, Parts
 from layerroute.program import LayerProgram
 from layerroute.report import StepReport
 
@@ -53,6 +55,7 @@ class TurnTime:
     """A tool-call turn of the front-desk agent through `create_agent`: the call, and the tool's result; medians.
 
     Attributes:
+        turns: how many were timed.
         program: of generated tokens; router: what chose it; fast_forward: whether forced tokens were fed together.
         turn_ms: from the user's message, with nothing cached, to the tool's result in the agent's state.
         prefill_ms, decode_ms: of that, as the step's report has it.
@@ -61,6 +64,7 @@ class TurnTime:
         call: the arguments in the last of the turns.
     """
 
+    turns: int
     router: str
     program: str
     fast_forward: bool
@@ -80,10 +84,41 @@ class TurnTime:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class AgentTurns:
+    """What became of the four kinds of turns.
+
+    Attributes:
+        turns: of the kinds that could be timed.
+        failed: kinds that failed or were interrupted, and why; interrupted: whether the user ended the run. Then
+            `turns` has of each kind what was timed until then.
+    """
+
+    turns: tuple[TurnTime, ...]
+    failed: dict[str, str]
+    interrupted: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        found = {"agent_turns": [turn.to_dict() for turn in self.turns]}
+        return {**found, "failed": self.failed, "interrupted": self.interrupted}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of turn: its name, its model, and whether that feeds forced tokens together."""
+
+    name: str
+    model: LayerRouteChatModel
+    fast_forward: bool
+
+
 def time_agent_turns(
     model: str = "embedded", shape: str | None = None, device: str = "auto", dtype: str = "auto", turns: int = TURNS
-) -> tuple[TurnTime, ...]:
+) -> AgentTurns:
     """Time the same turn with routing and fast-forward, with one of them, and with neither, in turns.
+
+    A kind that fails leaves the others alone, and Ctrl-C ends the run with what is timed until then.
 
     Args:
         model: "embedded", a checkpoint folder or a hub id; not looked at where a shape is named.
@@ -94,29 +129,55 @@ def time_agent_turns(
 
     Raises:
         ImportError: langchain is not installed.
-        LayerRouteError: the model cannot be used, or did not make the call.
+        LayerRouteError: the model cannot be used.
     """
+    _check_langchain()
     engines = {
         forward: (Engine if shape is None else ShapeEngine)(
             EngineConfig(model=shape or model, device=device, dtype=dtype, fast_forward=forward)
         )
         for forward in (True, False)
     }
-    routing: dict[str, Any] = {} if shape is None else {"program": _typical_program(engines[True])}
-    kinds = [(forward, options) for options in (routing, {"router": "full"}) for forward in (True, False)]
-    measured: list[list[_Turn]] = [[] for _ in kinds]
-    numbers = count(100)
+    parts, numbers = Parts(), count(100)
     try:
+        kinds = _kinds(engines, has_gates=shape is None)
+        timed: dict[str, list[_Turn]] = {kind.name: [] for kind in kinds}
         for run in range(-2, turns):  # the first two compile, capture and warm up
-            for (forward, options), timed in zip(kinds, measured, strict=True):
-                chat = LayerRouteChatModel(engine=engines[forward], max_tokens=256, **options)
-                turn = _turn(chat, next(numbers), is_noise=shape is not None)
-                if run >= 0:
-                    timed.append(turn)
+            for kind in kinds:
+                if kind.name not in parts.failed:
+                    one = partial(_turn, kind.model, next(numbers), is_noise=shape is not None)
+                    turn = parts.attempt(kind.name, one)
+                    timed[kind.name] += [turn] if turn is not None and run >= 0 else []
     finally:
         for engine in engines.values():
             engine.close()
-    return tuple(_turn_time(forward, timed) for (forward, _), timed in zip(kinds, measured, strict=True))
+    broken = {name for name, why in parts.failed.items() if why != INTERRUPTED}
+    whole = [kind for kind in kinds if timed[kind.name] and kind.name not in broken]
+    found = tuple(_turn_time(kind.fast_forward, timed[kind.name]) for kind in whole)
+    return AgentTurns(found, parts.failed, parts.interrupted)
+
+
+def _check_langchain() -> None:
+    try:
+        import langchain.agents  # noqa: F401
+    except ImportError as error:
+        raise ImportError('an agent\'s turn needs langchain: pip install "layerroute[demo]"') from error
+
+
+def _kinds(engines: Mapping[bool, Engine], *, has_gates: bool) -> list[_Kind]:
+    """Routed and at full depth, each with and without fast-forward; the models are loaded."""
+    for engine in engines.values():
+        engine.load()
+    routed: dict[str, Any] = {} if has_gates else {"program": _typical_program(engines[True])}
+    return [
+        _Kind(
+            f"{name}, fast-forward {'on' if forward else 'off'}",
+            LayerRouteChatModel(engine=engines[forward], max_tokens=256, **options),
+            forward,
+        )
+        for name, options in (("routed", routed), ("full depth", {"router": "full"}))
+        for forward in (True, False)
+    ]
 
 
 def _typical_program(engine: Engine) -> str:
@@ -133,11 +194,8 @@ _Turn = tuple[float, StepReport, dict[str, Any]]
 
 def _turn(model: LayerRouteChatModel, number: int, *, is_noise: bool) -> _Turn:
     """One turn. The number comes first in the prompt: nothing is cached."""
-    try:
-        from langchain.agents import create_agent
-        from langchain.agents.middleware import wrap_model_call
-    except ImportError as error:
-        raise ImportError('an agent\'s turn needs langchain: pip install "layerroute[demo]"') from error
+    from langchain.agents import create_agent
+    from langchain.agents.middleware import wrap_model_call
 
     @wrap_model_call  # type: ignore[untyped-decorator]
     def with_choice(request: Any, handler: Callable[[Any], Any]) -> Any:
@@ -186,6 +244,7 @@ def _turn_time(forward: bool, timed: Sequence[_Turn]) -> TurnTime:
         return statistics.median_low(number(step) for _, step, _ in timed)
 
     return TurnTime(
+        turns=len(timed),
         router=report.router,
         program=report.program,
         fast_forward=forward,

@@ -22,7 +22,7 @@ def time_generation(
         name: what generates.
         generate: returns when the host has the answer.
         num_tokens: at least 2.
-        expected: tokens to count the equal ones against; None for the answer itself.
+        expected: tokens to count the equal ones against, none if there are none; None for the answer itself.
     """
     generate(1, None)
     tokens = generate(num_tokens, None)  # both warm up; what is compiled or captured is so now
@@ -31,7 +31,7 @@ def time_generation(
     arrivals: list[float] = []
     generate(num_tokens, lambda: arrivals.append(time.perf_counter()))
     gaps = [1e6 * (later - earlier) for earlier, later in pairwise(arrivals)]
-    equal = [token == other for token, other in zip(tokens, expected or tokens, strict=True)]
+    equal = [token == other for token, other in zip(tokens, tokens if expected is None else expected, strict=False)]
     timed = GenerationTime(
         name=name,
         tokens=num_tokens,

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from layerroute.engine.prefix_cache import Conversation, PrefixCache
 from layerroute.engine.request import Sampling
 from layerroute.engine.token_loop import TokenLoops
 from layerroute.flops import BackboneShape, forward_flops
+from layerroute.parts import Parts
 from layerroute.program import LayerProgram
 from layerroute.report import StepReport
 from layerroute.routers.fixed import FullRouter
@@ -89,12 +91,12 @@ class Subject:
         self._conversation = prefilled.conversation
         return prefilled
 
-    def time_prompt(self, cached: int, new: int, matrix_rate: float) -> PromptTime:
+    def time_prompt(self, cached: int, new: int, matrix_rate: float | None) -> PromptTime:
         """Time prompts of `cached` tokens whose KV is there and `new` tokens that run.
 
         Args:
             cached, new: numbers of tokens.
-            matrix_rate: teraflops per second to hold the prompt's against.
+            matrix_rate: teraflops per second to hold the prompt's against, if there are any.
         """
         prefill_ms, first_token_ms = [], []
         if cached:
@@ -116,7 +118,7 @@ class Subject:
             prefill_ms=round(median_ms, 3),
             first_token_ms=round(statistics.median(first_token_ms), 3),
             flops=flops,
-            matrix_share=round(flops / median_ms / 1e9 / matrix_rate, 4),
+            matrix_share=None if matrix_rate is None else round(flops / median_ms / 1e9 / matrix_rate, 4),
         )
 
     def time_programs(self, programs: Iterable[LayerProgram], context: int, steps: int) -> dict[LayerProgram, Samples]:
@@ -170,18 +172,33 @@ class Subject:
         }
 
     def time_engine(
-        self, engine: WholeEngine, modes: Mapping[str, Read], program: LayerProgram, context: int, num_tokens: int
+        self,
+        engine: WholeEngine,
+        modes: Mapping[str, Read],
+        program: LayerProgram,
+        context: int,
+        num_tokens: int,
+        parts: Parts,
     ) -> tuple[EngineTime, ...]:
-        """Time answers of `num_tokens` tokens through the whole engine and, in turns with them, their steps alone."""
+        """Time answers of `num_tokens` tokens through the whole engine and, in turns with them, their steps alone.
+
+        A mode whose answer fails is one of the `parts`, and not in the result.
+        """
         cache = self._cache(context)
         bare: list[float] = []
         whole: dict[str, list[tuple[float, StepReport]]] = {mode: [] for mode in modes}
         for run in range(-1, ENGINE_RUNS):  # the first captures and warms up
+            if not whole:
+                break
             seconds = self._bare_steps(program, context, num_tokens - 1, cache)
-            answers = {mode: engine.answer(read) for mode, read in modes.items()}
             if run >= 0:
                 bare.append(1e6 * seconds / (num_tokens - 1))
-                for mode, (arrivals, report) in answers.items():
+            for mode in list(whole):
+                answer = parts.attempt(f"{mode}, {program.num_visits} blocks", partial(engine.answer, modes[mode]))
+                if answer is None:
+                    del whole[mode]
+                elif run >= 0:
+                    arrivals, report = answer
                     whole[mode].append((1e6 * (arrivals[-1] - arrivals[0]) / (report.generated_tokens - 1), report))
         return tuple(_engine_time(mode, program, bare, answers) for mode, answers in whole.items())
 

@@ -1,6 +1,7 @@
 """Programs whose steps are timed, and what their times say."""
 
 import statistics
+from collections.abc import Sequence
 
 from layerroute.backbone.model import Backbone
 from layerroute.benchmark.measure import Samples
@@ -20,14 +21,14 @@ def program_times(
     backend: str,
     batch: int,
     context: int,
-    copied: float,
+    copied: float | None,
     samples: dict[LayerProgram, Samples],
 ) -> tuple[ProgramTime, ...]:
     """What the samples of programs of all lengths say.
 
     Args:
         backbone: the model; backend: what ran its steps, of `batch` rows after `context` tokens each.
-        copied: gigabytes per second of a plain copy.
+        copied: gigabytes per second of a plain copy, if it was measured.
         samples: of each program.
     """
     shape = backbone.config.shape(backbone.dtype)
@@ -52,12 +53,27 @@ def program_times(
                 us_p90=round(deciles[-1], 1),
                 tokens_per_second=round(1e6 * batch / median, 1),
                 gigabytes_per_second=round(speed, 3),
-                copy_share=round(speed / copied, 4),
+                copy_share=None if copied is None else round(speed / copied, 4),
                 saved_per_skipped_block_us=None if saved is None else round(saved, 2),
                 saved_share=None if saved is None else round(saved * shape.num_blocks / (full - none), 3),
             )
         )
     return tuple(times)
+
+
+def line_through(programs: Sequence[ProgramTime]) -> tuple[float | None, float | None, float | None]:
+    """What the times of one row say together, as `Benchmark` has it: saved_per_block_us, linearity, r_squared.
+
+    None stands for each of them without times.
+    """
+    if not programs:
+        return None, None, None
+    blocks, medians = [entry.blocks for entry in programs], [entry.us_per_token for entry in programs]
+    return (
+        round(statistics.linear_regression(blocks, medians).slope, 2),
+        min((entry.saved_share or 0.0 for entry in programs[1:-1]), default=1.0),
+        round(statistics.correlation(blocks, medians) ** 2, 5),
+    )
 
 
 def _step_bytes(shape: BackboneShape, num_visits: int, context: int, batch: int) -> int:

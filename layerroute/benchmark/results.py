@@ -19,7 +19,7 @@ class ProgramTime:
         us_p10, us_p90: 10th and 90th percentile.
         tokens_per_second: of all rows together.
         gigabytes_per_second: bytes that the step must move (weights and KV) over the median time.
-        copy_share: that over the bandwidth of a plain copy in the same run.
+        copy_share: that over the bandwidth of a plain copy in the same run, None if that failed.
         saved_per_skipped_block_us: time saved against full depth over blocks skipped; None at full depth.
         saved_share: that over an even share of what all blocks cost, (full depth - no blocks) / blocks.
     """
@@ -34,7 +34,7 @@ class ProgramTime:
     us_p90: float
     tokens_per_second: float
     gigabytes_per_second: float
-    copy_share: float
+    copy_share: float | None
     saved_per_skipped_block_us: float | None
     saved_share: float | None
 
@@ -48,7 +48,7 @@ class PromptTime:
         prefill_ms: until the device has the logits of the first token.
         first_token_ms: until the host has the first token, greedily chosen.
         flops: of its matrix products and of attention on the causal half, LM head at one position.
-        matrix_share: these over `prefill_ms`, as a share of the matrix rate in the same run.
+        matrix_share: these over `prefill_ms`, as a share of the matrix rate in the same run; None if that failed.
     """
 
     cached_tokens: int
@@ -56,7 +56,7 @@ class PromptTime:
     prefill_ms: float
     first_token_ms: float
     flops: int
-    matrix_share: float
+    matrix_share: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Benchmark:
     Attributes:
         model: name, folder or hub id; shape: its sizes.
         blocks: of the model.
-        batch_reason: what steps several rows, and why; None if no batch was asked for.
+        batch_reason: what steps several rows, and why; None if no batch was asked for or that failed.
         context: cached tokens before each timed step and of the next turn.
         steps: timed runs per program; steps_at_once: steps of a run.
         copy_gigabytes_per_second: bytes read and written by a copy within the device's memory, over its time.
@@ -126,7 +126,9 @@ class Benchmark:
         prompts: uncached; next_turn: its first `context` tokens are cached.
         engine: the whole engine, by number of blocks and mode.
         generation: this engine first, then what it is compared with.
-        left_out: what was not timed, and why.
+        left_out: what was not to be timed, and why.
+        failed: what was to be timed and gave nothing, and why; such numbers are None above, or not in the lists.
+        interrupted: whether the user ended the run.
     """
 
     model: str
@@ -143,18 +145,20 @@ class Benchmark:
     context: int
     steps: int
     steps_at_once: int
-    copy_gigabytes_per_second: float
-    matrix_teraflops_per_second: float
-    saved_per_block_us: float
-    linearity: float
-    r_squared: float
+    copy_gigabytes_per_second: float | None
+    matrix_teraflops_per_second: float | None
+    saved_per_block_us: float | None
+    linearity: float | None
+    r_squared: float | None
     programs: tuple[ProgramTime, ...]
     batches: tuple[ProgramTime, ...]
     prompts: tuple[PromptTime, ...]
-    next_turn: PromptTime
+    next_turn: PromptTime | None
     engine: tuple[EngineTime, ...]
     generation: tuple[GenerationTime, ...]
     left_out: dict[str, str]
+    failed: dict[str, str]
+    interrupted: bool
 
     def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON."""

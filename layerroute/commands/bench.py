@@ -1,15 +1,21 @@
-"""Time decode steps, prompts and answers; the last line of stdout is one JSON document."""
+"""Time decode steps, prompts and answers; the last line of stdout is one JSON document.
+
+A part that fails is named with the reason, the others are shown all the same, and the exit code is 1.
+"""
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from layerroute.console import plain
+
 if TYPE_CHECKING:  # torch loads only when something is timed
     from layerroute.benchmark.results import Benchmark
-    from layerroute.benchmark.suite import Stream
+    from layerroute.benchmark.timing import Stream
 
 HELP = "time decode steps by number of blocks, prompts, and answers beside those of transformers"
 
@@ -49,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, show tables on stderr, and print the document."""
+    """Measure, show tables on stderr, and print the document; 0, or 1 if a part failed, or 130 if interrupted."""
     from layerroute import benchmark
 
     console = Console(stderr=True, quiet=args.json)
@@ -72,13 +78,20 @@ def run(args: argparse.Namespace) -> int:
         )
     result.left_out.update(missing)
     console.print(_card(result), markup=False)
-    console.print(_programs(result))
-    console.print(_prompts(result))
-    console.print(_generation(result))
-    for name, reason in result.left_out.items():
-        console.print(f"left out: {name} ({reason})", markup=False)
+    for table in (_programs(result), _prompts(result), _generation(result)):
+        if table.row_count:
+            console.print(table)
+    for name, why in result.left_out.items():
+        console.print(f"left out: {name} ({why})", markup=False)
     print(json.dumps(result.to_dict()))
-    return 0
+    return _outcome(result.failed, result.interrupted, console)
+
+
+def _outcome(failed: Mapping[str, str], interrupted: bool, console: Console) -> int:
+    """Name what failed; the exit code."""
+    for name, why in failed.items():
+        console.print(f"failed: {plain(name)} ({plain(why)})", markup=False)
+    return 130 if interrupted else 1 if failed else 0
 
 
 def _streams() -> "tuple[dict[str, Stream], dict[str, str]]":
@@ -95,7 +108,7 @@ def _agent_turn(args: argparse.Namespace, console: Console) -> int:
     from langchain_layerroute.benchmark import time_agent_turns
 
     with console.status("timing"):
-        turns = time_agent_turns(args.model, args.shape, args.device, args.dtype)
+        found = time_agent_turns(args.model, args.shape, args.device, args.dtype)
     if args.shape:
         console.print(
             "random weights: the call is forced, its arguments are noise, the program is fixed; without fast-forward "
@@ -104,7 +117,7 @@ def _agent_turn(args: argparse.Namespace, console: Console) -> int:
     table = _table(
         "router", "fast-forward", "turn, ms", "prefill", "decode", "prompt", "generated", "forced", "skipped"
     )
-    for turn in turns:
+    for turn in found.turns:
         skipped = turn.visits_skipped / (turn.visits_skipped + turn.visits_executed)
         table.add_row(
             turn.router.partition(":")[0],
@@ -117,9 +130,10 @@ def _agent_turn(args: argparse.Namespace, console: Console) -> int:
             str(turn.fast_forwarded_tokens),
             f"{skipped:.0%}",
         )
-    console.print(table)
-    print(json.dumps({"agent_turns": [turn.to_dict() for turn in turns]}))
-    return 0
+    if table.row_count:
+        console.print(table)
+    print(json.dumps(found.to_dict()))
+    return _outcome(found.failed, found.interrupted, console)
 
 
 def _runs(steps: int) -> str:
@@ -133,10 +147,11 @@ def _card(result: "Benchmark") -> str:
         f"backend {result.backend} ({result.backend_reason}); context {result.context}, "
         f"median of {result.steps} {_runs(result.steps_at_once)}",
         *([f"several rows: {result.batch_reason}"] if result.batch_reason else []),
-        f"a block costs {result.saved_per_block_us:.1f} us (line through all programs, R² {result.r_squared:.4f}); "
-        f"a skipped one saves at least {result.linearity:.0%} of an even share",
-        f"a plain copy moves {result.copy_gigabytes_per_second:.0f} GB/s, read and written; "
-        f"a large matrix product runs at {result.matrix_teraflops_per_second:.3g} TFLOP/s",
+        f"a block costs {_number(result.saved_per_block_us, '.1f')} us (line through all programs, "
+        f"R² {_number(result.r_squared, '.4f')}); "
+        f"a skipped one saves at least {_number(result.linearity, '.0%')} of an even share",
+        f"a plain copy moves {_number(result.copy_gigabytes_per_second, '.0f')} GB/s, read and written; "
+        f"a large matrix product runs at {_number(result.matrix_teraflops_per_second, '.3g')} TFLOP/s",
         *(
             f"{entry.blocks} blocks through the whole engine, {entry.mode}: {entry.us_per_token:.0f} us per token, "
             f"bare steps {entry.bare_us_per_token:.0f} us, ratio {entry.ratio:.3f}"
@@ -158,7 +173,7 @@ def _programs(result: "Benchmark") -> Table:
             f"{entry.us_p10:.0f} to {entry.us_p90:.0f}",
             f"{entry.tokens_per_second:.0f}",
             f"{entry.gigabytes_per_second:.0f}",
-            f"{entry.copy_share:.0%}",
+            _number(entry.copy_share, ".0%"),
             "" if saved is None else f"{saved:.1f} ({entry.saved_share:.0%})",
         )
     return table
@@ -166,20 +181,20 @@ def _programs(result: "Benchmark") -> Table:
 
 def _prompts(result: "Benchmark") -> Table:
     table = _table("prompt", "cached", "prefill, ms", "of the matrix rate", "first token, ms")
-    for entry in (*result.prompts, result.next_turn):
+    for entry in (*result.prompts, *filter(None, [result.next_turn])):
         table.add_row(
             str(entry.new_tokens),
             str(entry.cached_tokens),
             f"{entry.prefill_ms:.2f}",
-            f"{entry.matrix_share:.0%}",
+            _number(entry.matrix_share, ".0%"),
             f"{entry.first_token_ms:.2f}",
         )
     return table
 
 
 def _generation(result: "Benchmark") -> Table:
-    tokens = result.generation[0].tokens
-    table = _table("full depth, greedy", "1 token, ms", f"{tokens} tokens, ms", "us per token", "streamed", "equal")
+    several = " and ".join({f"{entry.tokens} tokens, ms": None for entry in result.generation})
+    table = _table("full depth, greedy", "1 token, ms", several, "us per token", "streamed", "equal")
     table.columns[0].justify = "left"
     for entry in result.generation:
         table.add_row(
@@ -191,6 +206,11 @@ def _generation(result: "Benchmark") -> Table:
             f"{entry.equal_leading_tokens} of {entry.tokens}",
         )
     return table
+
+
+def _number(value: float | None, form: str) -> str:
+    """A number as text; of one that could not be measured a question mark."""
+    return "?" if value is None else format(value, form)
 
 
 def _table(*columns: str) -> Table:
