@@ -1,8 +1,8 @@
 """Requests that decode together as rows: every answer is the one it would have been alone."""
 
+import itertools
 import json
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qwen2 import random_model, save
+from waiting import until
 
 from layerroute.backbone.batch import RowByRow
 from layerroute.engine.config import EngineConfig
@@ -86,6 +87,19 @@ def ask(engine, requests):
         return [engine.submit(request) for request in requests]
 
 
+def pause(engine, step_number, condition):
+    """Let the step of this number wait for a condition, however slow the thread is that brings it about."""
+    stepper, numbers = engine.load().batch_stepper, itertools.count(1)
+    step = stepper.step
+
+    def waiting(*args):
+        if next(numbers) == step_number:
+            until(condition)
+        return step(*args)
+
+    stepper.step = waiting
+
+
 def test_answers_are_those_of_each_alone(folder, alone):
     with opened(folder) as (engine, sizes):
         results = [generation.result() for generation in ask(engine, REQUESTS)]
@@ -119,7 +133,9 @@ def test_no_order_of_arrival_changes_an_answer(folder, alone, order, count, size
 def test_a_cancelled_row_leaves_and_another_takes_its_place(folder, alone):
     endless = GenerationRequest(STEM, max_tokens=400)
     with opened(folder, 2) as (engine, _):
-        generations = ask(engine, [endless, *REQUESTS[:3]])
+        generations = []
+        pause(engine, 20, lambda: generations and generations[0].cancelled)
+        generations += ask(engine, [endless, *REQUESTS[:3]])
         for index, _ in enumerate(generations[0]):
             if index == 3:
                 break
@@ -133,12 +149,14 @@ def test_a_cancelled_row_leaves_and_another_takes_its_place(folder, alone):
 
 def test_a_row_cancelled_during_the_prompt_of_another_takes_no_further_step(folder):
     with opened(folder, 2) as (engine, sizes):
-        runner, begun, gate = engine.load(), threading.Event(), threading.Event()
+        runner, begun, gate, submitted = engine.load(), threading.Event(), threading.Event(), threading.Event()
+        pause(engine, 20, submitted.is_set)
         first = engine.submit(GenerationRequest(STEM, max_tokens=400))
         next(reading := iter(first))
         start = runner.start
         runner.start = lambda *args: (begun.set(), gate.wait(), start(*args))[2]
         second = engine.submit(REQUESTS[0])
+        submitted.set()
         begun.wait()
         steps = len(sizes)
         reading.close()
@@ -150,8 +168,9 @@ def test_a_row_cancelled_during_the_prompt_of_another_takes_no_further_step(fold
 
 def test_one_cancelled_in_the_queue(folder):
     with opened(folder, 2) as (engine, _):
-        generations = ask(engine, REQUESTS[:4])
-        generations[3].cancel()
+        with held(engine):
+            generations = [engine.submit(request) for request in REQUESTS[:4]]
+            generations[3].cancel()
         with pytest.raises(GenerationCancelledError, match="queue"):
             generations[3].result()
         assert all(generation.result() for generation in generations[:3])
@@ -234,8 +253,7 @@ def test_closing_during_a_prompt(folder, prompt_has_run):
         begun.wait()
         closing = threading.Thread(target=engine.close)
         closing.start()
-        while not generation.cancelled:
-            time.sleep(0.001)
+        until(lambda: generation.cancelled)
         gate.set()
         with pytest.raises(GenerationCancelledError, match="closed"):
             generation.result()

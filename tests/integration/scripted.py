@@ -3,12 +3,12 @@
 import json
 import re
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from waiting import until
 
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.detokenizer import Detokenizer
@@ -40,6 +40,8 @@ def call_text(name: str, arguments: dict[str, Any]) -> str:
 class ScriptedEngine:
     """Plays a script; every request has a thread of its own, so requests interleave.
 
+    With `pauses_after` a request makes so many tokens and goes on when it is cancelled, however slow its reader is.
+
     Attributes:
         requests, generations: what was asked for, and the handles given out.
         steps: tokens made so far, over all requests.
@@ -51,7 +53,7 @@ class ScriptedEngine:
         *,
         tokenizer: PreTrainedTokenizerBase = TOKENIZER,
         context_window: int = 4096,
-        seconds_per_token: float = 0.0,
+        pauses_after: int | None = None,
         program: str = "0-7,9-23",
     ) -> None:
         self.config = EngineConfig(context_window=context_window)
@@ -62,7 +64,7 @@ class ScriptedEngine:
         self.generations: list[Generation] = []
         self.steps = 0
         self._script = script or obliging
-        self._seconds_per_token = seconds_per_token
+        self._pauses_after = pauses_after
         self._program = program
         self._conversations: list[tuple[int, ...]] = []
         self._lock = threading.Lock()
@@ -106,14 +108,14 @@ class ScriptedEngine:
         text = ""
         finish: FinishReason = "tool_calls" if planned[0] in markers or "<tool_call>" in script else "stop"
         for token_id in planned:
+            if len(made) == self._pauses_after:
+                until(lambda: generation.cancelled)
             if generation.cancelled:
                 finish = "cancelled"
                 break
             if request.max_tokens is not None and len(made) == request.max_tokens:
                 finish = "length"
                 break
-            if self._seconds_per_token:
-                time.sleep(self._seconds_per_token)
             with self._lock:
                 self.steps += 1
             made.append(token_id)

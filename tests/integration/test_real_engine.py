@@ -71,7 +71,7 @@ def together(model: LayerRouteChatModel, calls: int) -> list[int]:
     def starting(*args: Any) -> Any:
         runner.start = start
         for _ in range(calls):
-            waiting.acquire(timeout=10)
+            waiting.acquire()
         return start(*args)
 
     def stepping(rows: Any, visits: Any) -> Any:

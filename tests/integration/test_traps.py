@@ -16,8 +16,10 @@ from langchain_core.messages.ai import add_usage
 from langchain_core.tools import tool
 from pydantic import BaseModel
 from scripted import ScriptedEngine, call_text, saying
+from waiting import until
 
 from langchain_layerroute import LayerRouteChatModel
+from layerroute.engine.request import GenerationRequest
 
 LONG = "word " * 500
 
@@ -56,32 +58,30 @@ def test_t2_only_the_last_chunk_carries_metadata():
 
 
 async def test_t3_cancelled_ainvoke_stops_the_engine():
-    engine = ScriptedEngine(saying(LONG), seconds_per_token=0.002)
+    engine = ScriptedEngine(saying(LONG), pauses_after=5)
     task = asyncio.create_task(LayerRouteChatModel(engine=engine).ainvoke("Hello"))
-    while engine.steps < 5:
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(until, lambda: engine.steps == 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.to_thread(engine.join)
-    assert engine.steps < 250
+    assert engine.steps <= 5
 
 
 async def test_t3b_cancelled_astream_stops_the_engine():
-    engine = ScriptedEngine(saying(LONG), seconds_per_token=0.002)
+    engine = ScriptedEngine(saying(LONG), pauses_after=5)
 
     async def consume() -> None:
         async for _ in LayerRouteChatModel(engine=engine).astream("Hello"):
             pass
 
     task = asyncio.create_task(consume())
-    while engine.steps < 5:
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(until, lambda: engine.steps == 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.to_thread(engine.join)
-    assert engine.steps < 250
+    assert engine.steps <= 5
 
 
 async def test_t4_astream_does_not_hop_threads_per_token(monkeypatch: pytest.MonkeyPatch):
@@ -187,9 +187,13 @@ def test_t10_model_settings_reach_the_engine():
 
 
 def test_t11_batch_keeps_answers_apart():
-    engine = ScriptedEngine(
-        lambda request, prompt: "echo " + prompt.rsplit("user\n", 1)[1].split("<")[0], seconds_per_token=0.001
-    )
+    two_at_once = threading.Barrier(2)
+
+    def echo(request: GenerationRequest, prompt: str) -> str:
+        two_at_once.wait()
+        return "echo " + prompt.rsplit("user\n", 1)[1].split("<")[0]
+
+    engine = ScriptedEngine(echo)
     questions = [f"question {index}" for index in range(8)]
     answers = LayerRouteChatModel(engine=engine).batch(questions)
     assert [answer.content for answer in answers] == [f"echo {question}" for question in questions]
@@ -204,25 +208,25 @@ def test_t12_agents_stream_tokens():
 
 
 def test_t13_breaking_out_of_a_stream_stops_the_engine():
-    engine = ScriptedEngine(saying(LONG), seconds_per_token=0.002)
+    engine = ScriptedEngine(saying(LONG), pauses_after=5)
     stream = LayerRouteChatModel(engine=engine).stream("Hello")
     next(stream)
     stream.close()
     engine.join()
-    assert engine.steps < 250
+    assert engine.steps <= 5
 
 
 async def test_t13_breaking_out_of_an_astream_stops_the_engine():
-    engine = ScriptedEngine(saying(LONG), seconds_per_token=0.002)
+    engine = ScriptedEngine(saying(LONG), pauses_after=5)
     async with contextlib.aclosing(LayerRouteChatModel(engine=engine).astream("Hello")) as stream:
         async for _ in stream:
             break
     await asyncio.to_thread(engine.join)
-    assert engine.steps < 250
+    assert engine.steps <= 5
 
 
 async def test_t13_closing_the_models_own_astream_cancels_at_once():
-    engine = ScriptedEngine(saying(LONG), seconds_per_token=0.002)
+    engine = ScriptedEngine(saying(LONG), pauses_after=5)
     stream = LayerRouteChatModel(engine=engine)._astream([HumanMessage("Hello")])
     await anext(stream)
     await stream.aclose()

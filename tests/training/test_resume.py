@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -52,6 +51,19 @@ class Killed(BaseException):
 
 # Runs
 
+KILLED_AFTER_10 = """
+import os, signal, sys
+from layerroute.cli import main
+from layerroute_training.trainer import LayerRouteTrainer
+after_update = LayerRouteTrainer.after_update
+def dies(trainer, update):
+    after_update(trainer, update)
+    if update == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+LayerRouteTrainer.after_update = dies
+main(sys.argv[1:])
+"""
+
 
 def test_a_killed_run_resumes_to_the_same_bundle(folder, steps, tmp_path):
     """A real SIGKILL of a real process between two checkpoints; drop-out, noise and accumulation are on."""
@@ -59,12 +71,12 @@ def test_a_killed_run_resumes_to_the_same_bundle(folder, steps, tmp_path):
     changes = ("schedule.updates=24", "checkpoint_every=4")
     words = [word for setting in changes for word in ("--set", setting)]
     command = tiny_runs.train_command(folder, steps, killed, *words)
-    with subprocess.Popen([sys.executable, "-m", "layerroute.cli", *command], env=tiny_runs.environment()) as process:
-        metrics = killed / "metrics.jsonl"
-        while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < 10):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_AFTER_10, *command], env=tiny_runs.environment(), check=False
+    )
     assert process.returncode == -signal.SIGKILL
+    metrics = killed / "metrics.jsonl"
+    assert metrics.read_bytes().count(b"\n") == 10
     assert not (killed / "bundle").exists()
     assert (killed / "checkpoints" / "update-000008").exists()
 
