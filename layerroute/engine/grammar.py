@@ -216,7 +216,7 @@ class GrammarFactory:
                 f"{owner}: no grammar can be built from its JSON schema ({_first_line(messages[0])}): "
                 "change or leave out that part of the schema"
             )
-        return "%json " + json.dumps(styled, ensure_ascii=False)
+        return "%json " + json.dumps(styled)
 
     def _matcher(self, rules: list[str]) -> LLMatcher:
         lark = "%llguidance {}\n" + "\n".join(rules)
@@ -233,19 +233,24 @@ class GrammarFactory:
 
         Every added token is declared special, so that none passes as text inside a JSON string; left to itself,
         llguidance guesses from the spelling which of them are.
+
+        Forced text is encoded byte for byte. So no added token keeps its spelling: a literal that spells a control
+        string must not become the control token (JSON text holds no NUL, so none can spell the names they get; rules
+        name them by id). And nothing is normalised: other bytes than the literal's would not be allowed.
         """
         if self._ll_tokenizer is None:
             backend = json.loads(self._tokenizer.backend_tokenizer.to_str())
-            backend["truncation"] = backend["padding"] = None
+            backend["truncation"] = backend["padding"] = backend["normalizer"] = None
             for token in backend["added_tokens"]:
                 token["special"] = True
+                token["content"] = f"\0{token['id']}"
             self._ll_tokenizer = LLTokenizer(json.dumps(backend), n_vocab=self._vocab_size, eos_token=self._end_id)
         return self._ll_tokenizer
 
 
 def _lark_text(text: str) -> str:
-    """A lark string literal; its escapes are JSON's."""
-    return json.dumps(text, ensure_ascii=False)
+    """A lark string literal; its escapes are JSON's, and U+007F needs one."""
+    return json.dumps(text)
 
 
 def _first_line(message: str) -> str:
