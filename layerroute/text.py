@@ -26,6 +26,11 @@ def require_encodable(text: str, what: str) -> str:
     return text
 
 
+def is_encodable(text: str) -> bool:
+    """Whether `text` holds no half of a surrogate pair."""
+    return _SURROGATE.search(text) is None
+
+
 def replace_unencodable(text: str) -> str:
     """Return `text` with U+FFFD for what cannot be encoded: for output of tools, which nobody can mend."""
     return _SURROGATE.sub("\ufffd", text)

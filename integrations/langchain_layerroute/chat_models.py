@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from langchain_layerroute.errors import InvalidRequestError, langchain_errors
 from langchain_layerroute.messages import to_chat_messages
-from langchain_layerroute.steps import PROVIDER, Prompt, Step
+from langchain_layerroute.steps import PROVIDER, Prompt, Step, count_tokens
 from langchain_layerroute.structured import StructuredMethod, structure, with_raw
 from langchain_layerroute.tools import AnyTool, ToolChoice, to_choice, to_constraint, to_openai_tools
 from layerroute import __version__
@@ -182,7 +182,8 @@ class LayerRouteChatModel(BaseChatModel):
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[AnyTool] | None = None) -> int:
         """Length in tokens of the prompt that `messages` and `tools` render to."""
         name, _ = _split_model(self.model)
-        return len(Prompt(self._engine_for(name), to_chat_messages(messages), to_openai_tools(tools or ())).ids)
+        shown = to_chat_messages(messages, whole=False)
+        return count_tokens(self._engine_for(name), shown, to_openai_tools(tools or ()))
 
     # One call.
 

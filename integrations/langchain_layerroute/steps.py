@@ -13,12 +13,12 @@ from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, 
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk
-from langchain_core.utils.json import parse_partial_json
 
+from langchain_layerroute.errors import InvalidRequestError
 from langchain_layerroute.messages import assistant_message
 from layerroute.chat.parser import AnswerParser, Event, TextDelta, ToolCallArguments, ToolCallStart
 from layerroute.chat.parser import InvalidToolCall as BrokenCall
-from layerroute.chat.template import render, render_answer
+from layerroute.chat.template import render, render_answer, render_beginning
 from layerroute.chat.transcript import Transcripts
 from layerroute.engine.engine import TextEngine
 from layerroute.engine.generation import Generation
@@ -45,24 +45,47 @@ class Prompt:
 
     Attributes:
         text, ids: the rendered prompt. Turns that the engine wrote keep the ids it wrote.
+        begun: the text of an assistant message at the end, which the answer goes on with; "" if there is none.
     """
 
     def __init__(self, engine: TextEngine, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> None:
-        self.text = render(engine.tokenizer, messages, tools)
+        *before, last = messages
+        if last["role"] == "assistant":
+            self.begun = str(last["content"])
+            self._asked = render(engine.tokenizer, before, tools)
+            self.text = self._asked + render_beginning(engine.tokenizer, last)
+        else:
+            self.begun = ""
+            self._asked = self.text = render(engine.tokenizer, messages, tools)
         self.ids = transcripts_of(engine).encode(self.text)
 
     def remember(self, engine: TextEngine, turn: dict[str, Any], token_ids: tuple[int, ...]) -> None:
         """Keep the ids of an answered turn, so that the next prompt holds them and not a second encoding."""
-        text = self.text + render_answer(engine.tokenizer, turn)
+        whole = {**turn, "content": self.begun + turn["content"]}
+        text = self._asked + render_answer(engine.tokenizer, whole)
         transcripts_of(engine).remember(text, self.ids + token_ids)
 
 
+def count_tokens(engine: TextEngine, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> int:
+    """Length of the prompt that messages render to, whether or not they are a conversation that can be answered."""
+    return len(transcripts_of(engine).encode(render(engine.tokenizer, messages, tools)))
+
+
 class Step:
-    """One model call. Reads every delta once, either with `read` or with `chunks`, then `message` or `last_chunks`."""
+    """One model call. Reads every delta once, either with `read` or with `chunks`, then `message` or `last_chunks`.
+
+    Raises:
+        InvalidRequestError: a document is asked for that would begin in the middle of an answer.
+    """
 
     def __init__(
         self, engine: TextEngine, prompt: Prompt, request: GenerationRequest, model_name: str, timeout: float | None
     ) -> None:
+        if prompt.begun and request.constraint is not None and request.constraint.response_schema is not None:
+            raise InvalidRequestError(
+                "an answer that is gone on with cannot become a document of `response_format`: end the conversation "
+                "with a human message"
+            )
         self._engine = engine
         self._prompt = prompt
         self._request = request
@@ -213,14 +236,19 @@ def _spoiler(arguments: str) -> str:
     """Return characters that keep LangChain's lenient JSON reader from completing a call that was cut off.
 
     Merged chunks are read leniently: a call cut off by `max_tokens` would come out as a call with shortened
-    arguments, and an agent would carry it out.
+    arguments, and an agent would carry it out. The reader gives up at a bracket that closes what is not open.
     """
-    endings = ("]", "}", '"]', '"}', '""]', '""}')
-    return next((ending for ending in endings if not _reads_as_call(arguments + ending)), "")
-
-
-def _reads_as_call(arguments: str) -> bool:
-    try:
-        return isinstance(parse_partial_json(arguments), dict)
-    except ValueError:
-        return False
+    in_string = escaped = False
+    opened: list[str] = []
+    for character in arguments:
+        if in_string:
+            in_string = escaped or character != '"'
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            in_string = True
+        elif character in "{[":
+            opened.append(character)
+        elif character in "}]" and opened:
+            opened.pop()
+    end_of_string = '"' * (in_string + escaped)
+    return end_of_string + ("}" if opened and opened[-1] == "[" else "]")

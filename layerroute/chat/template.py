@@ -6,6 +6,7 @@ on both sides of a seam apart, so that the string comes out as ordinary tokens a
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.errors import RequestError
+from layerroute.text import is_encodable, replace_unencodable, require_encodable
 
 SEAM = "\ue0a5"
 """Breaks a control string; a seam that foreign text brings along is doubled."""
@@ -21,6 +23,8 @@ SEAM = "\ue0a5"
 _SINGLE_SEAM = re.compile(f"(?<!{SEAM}){SEAM}(?!{SEAM})")
 _ROLES = ("system", "user", "assistant", "tool")
 _ANSWER_START = "<|im_start|>assistant\n"
+_DEEPEST = 100  # levels of a call's arguments or a tool's schema; far more would exhaust Python's stack
+_MOST_BITS = 10_000  # of an integer; Python writes out no longer ones
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
@@ -40,9 +44,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tool
     if not messages:
         raise RequestError("there are no messages: send at least one, such as {'role': 'user', 'content': 'Hello'}")
     escape = _escaper(tokenizer)
-    return _apply(
-        tokenizer, [_escape_message(message, escape) for message in messages], [escape(tool) for tool in tools]
-    )
+    shown = [escape.json(tool, f"the tool {_name_of(tool)!r}") for tool in tools]
+    return _apply(tokenizer, [_escape_message(message, escape) for message in messages], shown)
 
 
 def render_answer(tokenizer: PreTrainedTokenizerBase, message: Message) -> str:
@@ -58,8 +61,25 @@ def render_answer(tokenizer: PreTrainedTokenizerBase, message: Message) -> str:
     return text.rpartition(_ANSWER_START)[2].removesuffix("\n")
 
 
+def render_beginning(tokenizer: PreTrainedTokenizerBase, message: Message) -> str:
+    """The text of an assistant message that is to be gone on with; it follows what `render` gives.
+
+    Raises:
+        RequestError: not an assistant message, or one with calls: nothing goes on behind these.
+    """
+    if message.get("role") != "assistant" or message.get("tool_calls"):
+        raise RequestError("only text of the assistant can be gone on with: end with a user's or a tool's message")
+    text: str = _escape_message(message, _escaper(tokenizer))["content"]
+    return text
+
+
 def encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Token ids of rendered text; control strings broken by a seam become ordinary tokens."""
+    """Token ids of rendered text; control strings broken by a seam become ordinary tokens.
+
+    Raises:
+        RequestError: text that cannot be encoded.
+    """
+    require_encodable(text, "the text")
     backend = tokenizer.backend_tokenizer  # the wrapper around it is not safe to call from several threads
     if SEAM not in text:
         return tuple(backend.encode(text, add_special_tokens=False).ids)
@@ -74,39 +94,98 @@ def control_strings(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, strings)) or r"(?!)")
 
 
+class _NoJSON(Exception):
+    """Something inside a value that JSON has not; `path` leads to it, the innermost key first."""
+
+    def __init__(self, value: Any, reason: str) -> None:
+        self.value, self.reason = value, reason
+        self.path: list[str] = []
+
+
 class _Escaper:
-    """Puts seams into the strings of a JSON-like value."""
+    """Puts seams into text, and into all text of a JSON value."""
 
     def __init__(self, pattern: re.Pattern[str]) -> None:
         self._pattern = pattern
 
-    def __call__(self, value: Any) -> Any:
+    def text(self, text: str) -> str:
+        """Escape text that can be encoded."""
+        return self._pattern.sub(lambda match: match[0][:1] + SEAM + match[0][1:], text.replace(SEAM, SEAM + SEAM))
+
+    def json(self, value: Any, owner: str) -> Any:
+        """Escape a JSON value.
+
+        Raises:
+            RequestError: it holds what JSON has not, as datetimes and NaN, or what cannot be encoded; the message names
+                the owner and the place.
+        """
+        try:
+            return self._json(value, 0)
+        except _NoJSON as error:
+            path = ".".join(reversed(error.path))
+            where = f"{path!r} in {owner}" if 0 < len(path) <= 200 else owner
+            if isinstance(error.value, str):
+                require_encodable(error.value, where)
+            raise RequestError(f"{where} {error.reason}") from None
+
+    def _json(self, value: Any, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise _NoJSON(None, f"is nested more than {_DEEPEST} levels deep: flatten it")
         if isinstance(value, str):
-            return self._pattern.sub(lambda match: match[0][:1] + SEAM + match[0][1:], value.replace(SEAM, SEAM + SEAM))
+            if not is_encodable(value):
+                raise _NoJSON(value, "cannot be encoded")
+            return self.text(value)
         if isinstance(value, Mapping):
-            return {self(key): self(part) for key, part in value.items()}
+            return {self._key(key): self._part(part, str(key), depth) for key, part in value.items()}
         if isinstance(value, list | tuple):
-            return [self(part) for part in value]
-        return value
+            return [self._part(part, str(index), depth) for index, part in enumerate(value)]
+        if value is None or (isinstance(value, int) and value.bit_length() < _MOST_BITS):
+            return value
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+        kind = "a number that JSON cannot hold" if isinstance(value, int | float) else f"of type {type(value).__name__}"
+        raise _NoJSON(None, f"is {kind}: send what JSON has (text, numbers, booleans, None, lists, dicts)")
+
+    def _part(self, part: Any, key: str, depth: int) -> Any:
+        try:
+            return self._json(part, depth + 1)
+        except _NoJSON as error:
+            error.path.append(key)
+            raise
+
+    def _key(self, key: Any) -> str:
+        if not isinstance(key, str):
+            raise _NoJSON(None, f"has the key {key!r}: JSON takes text as keys only")
+        if not is_encodable(key):
+            raise _NoJSON(key, "cannot be encoded")
+        return self.text(key)
 
 
 def _escaper(tokenizer: PreTrainedTokenizerBase) -> _Escaper:
     return _Escaper(control_strings(tokenizer))
 
 
+def _name_of(tool: Tool) -> Any:
+    function = tool.get("function", tool)
+    return function.get("name") if isinstance(function, Mapping) else None
+
+
 def _escape_message(message: Message, escape: _Escaper) -> dict[str, Any]:
     role = message.get("role")
     if role not in _ROLES:
         raise RequestError(f"unknown message role {role!r}: use one of {', '.join(_ROLES)}")
+    owner = f"{'an' if role == 'assistant' else 'a'} {role} message"
     content = message.get("content")
     if content is None and role == "assistant":
         content = ""
     if not isinstance(content, str):
-        raise RequestError(f"the content of a {role} message must be text, not {type(content).__name__}: send a string")
-    escaped: dict[str, Any] = {"role": role, "content": escape(content)}
+        raise RequestError(f"the content of {owner} must be text, not {type(content).__name__}: send a string")
+    if role == "tool":  # whoever called the tool cannot mend what it puts out
+        content = replace_unencodable(content)
+    escaped: dict[str, Any] = {"role": role, "content": escape.text(require_encodable(content, f"the text of {owner}"))}
     calls = message.get("tool_calls") or ()
     if calls and role != "assistant":
-        raise RequestError(f"a {role} message cannot hold tool calls: put them into an assistant message")
+        raise RequestError(f"{owner} cannot hold tool calls: put them into an assistant message")
     if calls:
         escaped["tool_calls"] = [_escape_call(call, escape) for call in calls]
     return escaped
@@ -118,8 +197,9 @@ def _escape_call(call: Mapping[str, Any], escape: _Escaper) -> dict[str, Any]:
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
         raise RequestError("a tool call needs a 'name' (text) and 'arguments' (a dict): " + repr(dict(function))[:120])
     # The template puts the name between quotes as it stands.
-    quoted = json.dumps(name, ensure_ascii=False)[1:-1]
-    return {"type": "function", "function": {"name": escape(quoted), "arguments": escape(arguments)}}
+    quoted = json.dumps(require_encodable(name, "the name of a call"), ensure_ascii=False)[1:-1]
+    shown = escape.json(arguments, f"the arguments of the call {name!r}")
+    return {"type": "function", "function": {"name": escape.text(quoted), "arguments": shown}}
 
 
 def _apply(

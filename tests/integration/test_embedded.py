@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from langchain_core.messages import AIMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_layerroute import LayerRouteChatModel
@@ -268,3 +268,9 @@ async def test_stream_and_invoke_agree(model: LayerRouteChatModel, prompt: str, 
     assert without_chance(await bound.ainvoke(messages)) == expected
     chunks = [chunk async for chunk in bound.astream(messages)]
     assert without_chance(sum(chunks[1:], chunks[0])) == expected
+
+
+def test_a_begun_answer_is_gone_on_with_as_the_model_went_on():
+    model = LayerRouteChatModel(router="full", max_tokens=8)
+    begun, _, rest = model.invoke("Hello!").content.partition(" ")
+    assert model.invoke([HumanMessage("Hello!"), AIMessage(begun)]).content.startswith(f" {rest}")
