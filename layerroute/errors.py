@@ -53,6 +53,15 @@ class GenerationCancelledError(LayerRouteError):
     """The result of a generation that its own consumer cancelled before the first token."""
 
 
+class EngineClosedError(GenerationCancelledError):
+    """The engine was closed before an answer was complete."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the engine was closed before the answer was complete: ask again, and a later request starts it anew"
+        )
+
+
 class ToolSchemaError(RequestError):
     """A tool or response schema that no grammar can be built from."""
 

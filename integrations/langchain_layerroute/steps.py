@@ -23,12 +23,12 @@ from layerroute.chat.transcript import Transcripts
 from layerroute.engine.engine import TextEngine
 from layerroute.engine.generation import Generation
 from layerroute.engine.request import Delta, GenerationRequest, GenerationResult
-from layerroute.errors import GenerationCancelledError
+from layerroute.forking import ForkSafeLock
 
 PROVIDER = "layerroute"
 
 _transcripts: WeakKeyDictionary[TextEngine, Transcripts] = WeakKeyDictionary()
-_transcripts_lock = threading.Lock()
+_transcripts_lock = ForkSafeLock()
 
 
 def transcripts_of(engine: TextEngine) -> Transcripts:
@@ -108,15 +108,11 @@ class Step:
         )
         timer = None
         if self._timeout is not None:
-            timer = threading.Timer(self._timeout, _expire, (generation, timed_out))
+            timer = threading.Timer(self._timeout, generation.abort, (timed_out,))
             timer.daemon = True
             timer.start()
         try:
             yield generation
-        except GenerationCancelledError as error:
-            if timer is None:  # the engine was closed
-                raise
-            raise timed_out from error
         finally:
             generation.cancel()
             if timer is not None:
@@ -208,12 +204,6 @@ class Step:
             "stop_sequence": result.stop_string,
             "layerroute": result.report.model_dump(mode="json"),
         }
-
-
-def _expire(generation: Generation, error: ModelTimeoutError) -> None:
-    """Wake the reader at once: an engine in the middle of a long prefill would do so much later."""
-    generation.cancel()
-    generation.fail(error)
 
 
 def _usage(result: GenerationResult) -> UsageMetadata:

@@ -1,11 +1,11 @@
 """Transcripts: the token ids behind conversations, so that what a step generated is never encoded anew."""
 
-import threading
 from collections import OrderedDict
 
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.chat.template import control_strings, encode_rendered
+from layerroute.forking import ForkSafeLock
 
 
 class Transcripts:
@@ -23,7 +23,7 @@ class Transcripts:
         self._tokenizer = tokenizer
         self._capacity = capacity
         self._ids_of_text: OrderedDict[str, tuple[int, ...]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of rendered text: remembered ones for the longest remembered beginning, fresh ones for the rest."""

@@ -1,26 +1,26 @@
 """Engine: requests in, tokens out. One thread starts them in order, so any number of threads and tasks may share it.
 
     submit(request) -> Generation            (any thread)
-        queue -> Runner.run: prefix cache, prefill, router, decode   (the engine's thread)
-              or Runner.start, then Rows: up to max_batch_size requests decode together
+        Worker -> Runner.run: prefix cache, prefill, router, decode   (the engine's thread)
+               or Runner.start, then Rows: up to max_batch_size requests decode together
             -> Generation.push / finish / fail -> the consumer
 
-Weights load when the first request runs, or at `load()`.
+Weights load when the first request runs, or at `load()`. A forked child starts with an idle engine: weights that its
+parent had loaded on the CPU are shared, those on a GPU cannot be used there.
 """
 
 import atexit
-import threading
-import time
-from contextlib import suppress
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakSet
 
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.backbone.config import BackboneConfig, read_config, resolve_checkpoint
+from layerroute.backbone.model import Backbone
+from layerroute.backbone.stepper import Stepper
+from layerroute.bundle import Bundle
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.generation import Generation
 from layerroute.engine.loading import (
@@ -33,12 +33,12 @@ from layerroute.engine.loading import (
 )
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, GenerationRequest
 from layerroute.engine.runner import Runner, Vocabulary
-from layerroute.engine.scheduler import Rows
 from layerroute.engine.tokenizer import load_tokenizer
-from layerroute.errors import ContextWindowError, GenerationCancelledError, RequestError
+from layerroute.engine.worker import Worker
+from layerroute.errors import ContextWindowError, RequestError
+from layerroute.forking import ForkSafeLock, in_forked_child
 
-_Jobs = SimpleQueue[tuple[GenerationRequest, Generation, float] | None]
-_CLOSED = "the engine was closed before the answer was complete: ask again, and a later request starts it anew"
+_Part = TypeVar("_Part")
 
 
 class TextEngine(Protocol):
@@ -74,11 +74,12 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self._jobs: _Jobs = SimpleQueue()
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
+        self._loading = ForkSafeLock()  # apart from the other: whoever submits need not wait for the weights
+        self._parts: dict[str, Any] = {}
+        self._worker: Worker | None = None
+        self._weights: tuple[Backbone, Stepper, Bundle | None] | None = None
         self._runner: Runner | None = None
-        self._thread: threading.Thread | None = None
-        self._starting: Generation | None = None
         _alive.add(self)
 
     @property
@@ -86,29 +87,40 @@ class Engine:
         """The name the model was asked for by."""
         return self.config.model
 
-    @cached_property
+    @property
     def folder(self) -> Path:
         """The checkpoint's folder."""
-        return resolve_checkpoint(self.config.model)
+        return self._made("folder", lambda: resolve_checkpoint(self.config.model))
 
-    @cached_property
+    @property
     def backbone_config(self) -> BackboneConfig:
         """Shape of the backbone, from config.json."""
-        return read_config(self.folder)
+        return self._made("backbone_config", lambda: read_config(self.folder))
 
-    @cached_property
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer."""
-        return load_tokenizer(self.folder, self.backbone_config.vocab_size)
+        return self._made("tokenizer", lambda: load_tokenizer(self.folder, self.backbone_config.vocab_size))
 
-    @cached_property
+    @property
     def context_window(self) -> int:
         """Most tokens of prompt and answer together."""
+        return self._made("context_window", self._find_context_window)
+
+    def _find_context_window(self) -> int:
         longest = self.backbone_config.max_positions
         asked = self.config.context_window
         if asked is not None and not 1 < asked <= longest:
             raise RequestError(f"context_window must lie between 2 and {longest} for this model, not {asked}")
         return asked or longest
+
+    def _made(self, name: str, make: Callable[[], _Part]) -> _Part:
+        """A part of the engine, made once, when it is first needed."""
+        if name not in self._parts:
+            with self._loading:
+                if name not in self._parts:
+                    self._parts[name] = make()
+        return cast(_Part, self._parts[name])
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Queue a request.
@@ -124,12 +136,9 @@ class Engine:
             )
         generation = Generation(request)
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, args=(self._jobs,), name="layerroute-engine", daemon=True
-                )
-                self._thread.start()
-            self._jobs.put((request, generation, time.perf_counter()))
+            if self._worker is None or not self._worker.submit(generation):
+                self._worker = Worker(self.load, self.config.max_batch_size, before=self._worker)
+                self._worker.submit(generation)
         return generation
 
     def load(self) -> Runner:
@@ -138,17 +147,13 @@ class Engine:
         Raises:
             LayerRouteError: the model, its bundle or the device cannot be used; the message names the remedy.
         """
-        with self._lock:
+        with self._loading:
             if self._runner is None:
                 self._runner = self._build_runner()
             return self._runner
 
     def _build_runner(self) -> Runner:
-        device = resolve_device(self.config.device)
-        dtype = resolve_dtype(self.config.dtype, device)
-        bundle = default_bundle(self.config, self.folder, self.backbone_config.shape(dtype))
-        backbone, stepper = load_backbone(self.folder, self.backbone_config, device, dtype, bundle)
-        check_memory(backbone, self.config, self.context_window)
+        backbone, stepper, bundle = self._weights = self._weights or self._load_weights()
         ids = self.tokenizer.get_vocab()
         vocabulary = Vocabulary(
             end_ids_of(self.folder, self.tokenizer), ids.get(TOOL_CALL_OPEN), ids.get(TOOL_CALL_CLOSE)
@@ -165,58 +170,37 @@ class Engine:
             self.config.fast_forward,
         )
 
+    def _load_weights(self) -> tuple[Backbone, Stepper, Bundle | None]:
+        device = resolve_device(self.config.device)
+        dtype = resolve_dtype(self.config.dtype, device)
+        bundle = default_bundle(self.config, self.folder, self.backbone_config.shape(dtype))
+        backbone, stepper = load_backbone(self.folder, self.backbone_config, device, dtype, bundle)
+        check_memory(backbone, self.config, self.context_window)
+        return backbone, stepper, bundle
+
     def close(self) -> None:
-        """Cancel what runs, fail what waits or shares a batch, and end the thread; a later request starts it anew."""
+        """End what runs and waits with an `EngineClosedError`, and end the thread; a later request starts it anew."""
         with self._lock:
-            thread, self._thread = self._thread, None
-            jobs, self._jobs = self._jobs, SimpleQueue()
-        if thread is None:
-            return
-        with suppress(Empty):
-            while (job := jobs.get_nowait()) is not None:
-                job[1].fail(GenerationCancelledError(_CLOSED))
-        jobs.put(None)
-        if self._starting is not None:
-            self._starting.cancel()
-        thread.join(timeout=10.0)
+            worker = self._worker
+            if worker is not None:
+                worker.close()
+        if worker is not None:
+            worker.join(10.0)
 
-    def _work(self, jobs: _Jobs) -> None:
-        rows = Rows(self.load)
-        while jobs is self._jobs:  # until it is closed
-            if len(rows) < self.config.max_batch_size:
-                with suppress(Empty):
-                    job = jobs.get(block=not len(rows))
-                    if job is not None:
-                        self._start(*job, jobs, rows)
-            rows.advance()
-        rows.fail(_CLOSED)
-
-    def _start(
-        self, request: GenerationRequest, generation: Generation, queued: float, jobs: _Jobs, rows: Rows
-    ) -> None:
-        """Run a request to its end, or, where requests may share a batch, up to its first token."""
-        self._starting = generation
-        try:
-            if generation.cancelled:
-                raise GenerationCancelledError("cancelled in the queue")
-            queue_ms = 1000.0 * (time.perf_counter() - queued)
-            self._check_open(jobs)  # it may have been closed since this request was taken from the queue
-            if self.config.max_batch_size == 1:
-                generation.finish(self.load().run(request, generation, queue_ms))
-            else:
-                running = self.load().start(request, generation, queue_ms)
-                self._check_open(jobs)
-                rows.add(running, generation)
-        except BaseException as error:  # whatever happened, the consumer must hear of it, and the thread live on
-            generation.fail(error if jobs is self._jobs else GenerationCancelledError(_CLOSED))
-        self._starting = None
-
-    def _check_open(self, jobs: _Jobs) -> None:
-        if jobs is not self._jobs:
-            raise GenerationCancelledError(_CLOSED)
+    def _start_afresh(self) -> None:
+        """Forget, in a forked child, the thread and what it may have left half done; weights on the CPU are shared."""
+        self._worker, runner, self._runner = None, self._runner, None
+        if runner is not None and runner.backbone.device.type != "cpu":
+            self._weights, self._parent_runner = None, runner  # its memory is not this process's to free
 
 
 _alive: WeakSet[Engine] = WeakSet()
+
+
+@in_forked_child
+def _start_all_afresh() -> None:
+    for engine in list(_alive):
+        engine._start_afresh()
 
 
 @atexit.register
@@ -227,7 +211,7 @@ def _close_all() -> None:
 
 
 _engines: dict[EngineConfig, Engine] = {}
-_engines_lock = threading.Lock()
+_engines_lock = ForkSafeLock()
 
 
 def shared_engine(config: EngineConfig) -> Engine:

@@ -4,8 +4,11 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from queue import Empty, SimpleQueue
+from weakref import WeakSet
 
 from layerroute.engine.request import Delta, GenerationRequest, GenerationResult
+from layerroute.errors import GenerationCancelledError
+from layerroute.forking import in_forked_child
 
 
 class Generation:
@@ -17,11 +20,16 @@ class Generation:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
-        self._queue: SimpleQueue[Delta | None] = SimpleQueue()
-        self._done = threading.Event()
-        self._cancelled = threading.Event()
         self._result: GenerationResult | None = None
         self._error: BaseException | None = None
+        self._begin()
+        _alive.add(self)
+
+    def _begin(self) -> None:
+        self._queue: SimpleQueue[Delta | None] = SimpleQueue()
+        self._done = threading.Event()
+        self._ending = threading.Lock()
+        self._cancelled = threading.Event()
         self._async_waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     # The engine's side.
@@ -36,15 +44,27 @@ class Generation:
         self._put(delta)
 
     def finish(self, result: GenerationResult) -> None:
-        """End with a result."""
-        self._result = result
-        self._done.set()
-        self._put(None)
+        """End with a result, unless it has ended already."""
+        self._end(result, None)
 
     def fail(self, error: BaseException) -> None:
-        """End with an error, which the consumer will see raised."""
-        self._error = error
-        self._done.set()
+        """End with an error, which the consumer will see raised, unless it has ended already."""
+        self._end(None, error)
+
+    def abort(self, error: BaseException) -> None:
+        """End with an error at once, from any thread; the engine, which may be in a long prefill, stops when it can.
+
+        What the engine has made of the answer so far is never taken for a whole one.
+        """
+        self.fail(error)
+        self.cancel()
+
+    def _end(self, result: GenerationResult | None, error: BaseException | None) -> None:
+        with self._ending:
+            if self._done.is_set():
+                return
+            self._result, self._error = result, error
+            self._done.set()
         self._put(None)
 
     def _put(self, item: Delta | None) -> None:
@@ -121,3 +141,22 @@ class Generation:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+
+    def _orphan(self) -> None:
+        """End in a forked child, which has no thread that would ever do so."""
+        if not self._done.is_set():
+            self._begin()
+            self.fail(
+                GenerationCancelledError(
+                    "the process was forked while this answer was made, and it is made in the parent alone: ask again"
+                )
+            )
+
+
+_alive: WeakSet[Generation] = WeakSet()
+
+
+@in_forked_child
+def _orphan_all() -> None:
+    for generation in list(_alive):
+        generation._orphan()

@@ -5,7 +5,6 @@ until the model emits the `<tool_call>` token and follows the matcher from there
 """
 
 import json
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from layerroute.backbone.token_mask import mask_of, num_words
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, OutputConstraint, ToolSpec
 from layerroute.engine.schema import prepare_schema
 from layerroute.errors import LayerRouteError, RequestError, ToolSchemaError
+from layerroute.forking import ForkSafeLock
 
 _KEPT_PLANS = 64
 _JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
@@ -138,7 +138,7 @@ class GrammarFactory:
         self._close_id: int | None = added.get(TOOL_CALL_CLOSE)
         self._ll_tokenizer: LLTokenizer | None = None
         self._plans: OrderedDict[OutputConstraint, _Plan] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def build(self, constraint: OutputConstraint | None) -> Grammar | None:
         """The grammar of one request, or None when nothing is constrained.

@@ -39,6 +39,11 @@ def resolve_device(name: str) -> torch.device:
             f"device {name!r} was asked for, but this torch ({torch.__version__}) sees no CUDA GPU: "
             "use device='cpu' or 'auto', or install a CUDA build of torch and its driver"
         )
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise DeviceError(
+            "this process was forked from one that already used CUDA, and a CUDA context cannot be inherited: load the "
+            "model in the child only, start children with 'spawn', or use device='cpu' there"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"there is no {name!r}: this machine has {torch.cuda.device_count()} CUDA device(s)")
     return device

@@ -22,7 +22,6 @@ from layerroute.engine.accounting import executions
 from layerroute.engine.generation import Generation
 from layerroute.engine.runner import Runner, Running
 from layerroute.engine.sampling import Sampler, check_mask, drawn_token, pick_rows
-from layerroute.errors import GenerationCancelledError
 
 _LONG_RUN = 8
 """From this many forced tokens on, a pass of their own, which the other rows wait for, beats a step for each of them,
@@ -105,11 +104,11 @@ class Rows:
                     with self._guard(row):
                         self._take(row, drawn_token(token, logit))
 
-    def fail(self, message: str) -> None:
-        """End all answers with an error."""
+    def fail(self, error: Callable[[], BaseException]) -> None:
+        """End all answers with an error, each with one of its own."""
         for row in list(self._rows):
             with self._guard(row):
-                raise GenerationCancelledError(message)
+                raise error()
 
     @contextmanager
     def _guard(self, *rows: _Decoding) -> Iterator[None]:
