@@ -1,9 +1,14 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and the terminal that they and the processes they start believe to be on."""
 
+import os
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+for _name in ("LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM", "TERM"):
+    os.environ.pop(_name, None)
+os.environ["COLUMNS"] = "80"
 
 DATA = Path(__file__).parent / "data"
 
