@@ -13,6 +13,7 @@ from langchain_layerroute.front_desk.runner import DemoRun
 from layerroute.commands.shared import escape_what_streams_cannot_spell, print_answer, print_document
 from layerroute.console import RunView
 from layerroute.errors import LayerRouteError
+from layerroute.report import RunSums
 
 
 def read_options(description: str | None, tasks: Sequence[str], arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -58,5 +59,5 @@ def present(options: argparse.Namespace, carry_out: Callable[[str, RunView], Dem
     if options.json:
         documents = [run.document() for run in runs]
         print_document(documents[0] if len(documents) == 1 else {"tasks": documents})
-    view.summary([step for run in runs for step in run.steps])
+    view.summary(RunSums(step for run in runs for step in run.steps))
     return 1 if any(run.error for run in runs) else 0

@@ -1,15 +1,20 @@
-"""What a step did: StepReport, its sums over a run, and the run ledger (JSON lines).
+"""What a step did: StepReport, and its sums over a run.
 
 Counts are of what the device executed (realised), not of what a router wished for (nominal).
 """
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Literal
+from functools import reduce
+from operator import add
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Scope = Literal["generation", "sequence"]
+
+Count = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""A number of 64 bits: what a foreign ledger says can always be divided and shown."""
 
 
 class StepKind(StrEnum):
@@ -32,13 +37,13 @@ class VisitCounts(_Frozen):
         looped: visits beyond the first of a block, once per token (they are part of `executed`).
     """
 
-    executed: int = 0
-    skipped: int = 0
-    looped: int = 0
+    executed: Count = 0
+    skipped: Count = 0
+    looped: Count = 0
 
     def __add__(self, other: "VisitCounts") -> "VisitCounts":
         """Sum of two counts."""
-        return VisitCounts(
+        return VisitCounts.model_construct(  # not validated: two numbers of 64 bits may sum to more
             executed=self.executed + other.executed,
             skipped=self.skipped + other.skipped,
             looped=self.looped + other.looped,
@@ -96,24 +101,29 @@ class StepReport(_Frozen):
     kind: StepKind
     predicted_kind: StepKind | None = None
     tool_call_probability: float | None = None
-    num_blocks: int
+    num_blocks: Count
     program: str
     nominal_program: str
-    visits_per_block: tuple[int, ...]
+    visits_per_block: tuple[Count, ...]
     run_probabilities: tuple[float, ...] | None = None
     prefill: VisitCounts
     decode: VisitCounts
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    fast_forwarded_tokens: int
-    decode_steps: int
-    flops_full: int
-    flops_realised: int
-    bytes_full: int
-    bytes_realised: int
+    prompt_tokens: Count
+    cached_tokens: Count
+    generated_tokens: Count
+    fast_forwarded_tokens: Count
+    decode_steps: Count
+    flops_full: Count
+    flops_realised: Count
+    bytes_full: Count
+    bytes_realised: Count
     milliseconds: Timings
     finish_reason: Literal["stop", "length", "tool_calls", "cancelled"]
+
+    @property
+    def skip_share(self) -> float:
+        """Share of the blocks that the program leaves out, 0..1."""
+        return self.visits_per_block.count(0) / len(self.visits_per_block) if self.visits_per_block else 0.0
 
     @property
     def flops_saved(self) -> float:
@@ -164,31 +174,73 @@ class RunSummary(_Frozen):
     total: KindSummary
 
 
-def _sum_steps(kind: StepKind | None, steps: list[StepReport]) -> KindSummary:
-    judged = [step for step in steps if step.predicted_kind is not None]
-    return KindSummary(
-        kind=kind,
-        steps=len(steps),
-        predicted=len(judged),
-        predicted_right=sum(step.predicted_kind == step.kind for step in judged),
-        prompt_tokens=sum(step.prompt_tokens for step in steps),
-        cached_tokens=sum(step.cached_tokens for step in steps),
-        generated_tokens=sum(step.generated_tokens for step in steps),
-        fast_forwarded_tokens=sum(step.fast_forwarded_tokens for step in steps),
-        prefill=sum((step.prefill for step in steps), VisitCounts()),
-        decode=sum((step.decode for step in steps), VisitCounts()),
-        flops_full=sum(step.flops_full for step in steps),
-        flops_realised=sum(step.flops_realised for step in steps),
-        prefill_ms=sum(step.milliseconds.prefill for step in steps),
-        decode_ms=sum(step.milliseconds.decode for step in steps),
-    )
+class RunSums:
+    """Sums over the steps of a run, taken in one at a time: a run of any length takes the same memory."""
+
+    def __init__(self, steps: Iterable[StepReport] = ()) -> None:
+        self._by_kind: dict[StepKind, tuple[Any, ...]] = {}
+        self._conditions: dict[str, dict[str, None]] = {name: {} for name in _CONDITIONS}
+        for step in steps:
+            self.add(step)
+
+    def add(self, step: StepReport) -> None:
+        """Take in one step."""
+        self._by_kind[step.kind] = _plus(self._by_kind.get(step.kind, _NOTHING), _summands(step))
+        for name, seen in self._conditions.items():
+            if len(seen) < _MOST_CONDITIONS:
+                seen[getattr(step, name)] = None
+
+    @property
+    def conditions(self) -> dict[str, tuple[str, ...]]:
+        """What the steps ran on and under, by field of `StepReport`: each value once, the first few of very many."""
+        return {name: tuple(seen) for name, seen in self._conditions.items()}
+
+    def summary(self) -> RunSummary:
+        """Return the sums so far."""
+        by_kind = {kind: self._by_kind[kind] for kind in StepKind if kind in self._by_kind}
+        return RunSummary(
+            by_kind=tuple(_summary(kind, sums) for kind, sums in by_kind.items()),
+            total=_summary(None, reduce(_plus, by_kind.values(), _NOTHING)),
+        )
 
 
 def summarise(steps: Iterable[StepReport]) -> RunSummary:
     """Sum step reports by observed kind."""
-    steps = list(steps)
-    groups = ((kind, [step for step in steps if step.kind == kind]) for kind in StepKind)
-    return RunSummary(
-        by_kind=tuple(_sum_steps(kind, group) for kind, group in groups if group),
-        total=_sum_steps(None, steps),
+    return RunSums(steps).summary()
+
+
+_CONDITIONS = ("model", "device", "dtype", "backend", "router", "scope")
+_MOST_CONDITIONS = 8
+
+_SUMMED = (
+    *("steps", "predicted", "predicted_right", "prompt_tokens", "cached_tokens", "generated_tokens"),
+    *("fast_forwarded_tokens", "flops_full", "flops_realised", "prefill_ms", "decode_ms", "prefill", "decode"),
+)
+_NOTHING = (0,) * 9 + (0.0, 0.0, VisitCounts(), VisitCounts())
+
+
+def _summands(step: StepReport) -> tuple[Any, ...]:
+    """What a step adds to each of `_SUMMED`."""
+    return (
+        1,
+        int(step.predicted_kind is not None),
+        int(step.predicted_kind == step.kind),
+        step.prompt_tokens,
+        step.cached_tokens,
+        step.generated_tokens,
+        step.fast_forwarded_tokens,
+        step.flops_full,
+        step.flops_realised,
+        step.milliseconds.prefill,
+        step.milliseconds.decode,
+        step.prefill,
+        step.decode,
     )
+
+
+def _plus(sums: tuple[Any, ...], summands: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(map(add, sums, summands))
+
+
+def _summary(kind: StepKind | None, sums: tuple[Any, ...]) -> KindSummary:
+    return KindSummary(kind=kind, **dict(zip(_SUMMED, sums, strict=True)))

@@ -1,6 +1,7 @@
 """The terminal view: every width, pipes, ASCII terminals, and strings that would like to be markup."""
 
 import io
+import json
 import re
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from layerroute.console import RunView, plain
-from layerroute.report import StepKind, Timings, VisitCounts
+from layerroute.console import PlainConsole, RunView, plain, plain_json
+from layerroute.report import RunSums, StepKind, Timings, VisitCounts
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -139,6 +142,50 @@ def test_a_step_takes_one_line_at_any_width(width, num_blocks, encoding, tokens,
     assert all(cell_len(line) <= width for line in out)
 
 
+INT64 = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, 10**6, 10**12])
+COUNTS = st.builds(VisitCounts, executed=INT64, skipped=INT64, looped=INT64)
+TIMES = st.builds(Timings, prefill=st.floats(), decode=st.floats())
+NUMBERS = ("prompt_tokens", "cached_tokens", "generated_tokens", "fast_forwarded_tokens", "flops_full")
+ANY_STEP = st.fixed_dictionaries(
+    {
+        **dict.fromkeys((*NUMBERS, "flops_realised", "num_blocks"), INT64),
+        **dict.fromkeys(("prefill", "decode"), COUNTS),
+        "milliseconds": TIMES,
+        "visits_per_block": st.lists(INT64, max_size=200).map(tuple),
+        "kind": st.sampled_from(StepKind),
+        "predicted_kind": st.none() | st.sampled_from(StepKind),
+        "program": st.text() | st.just("0-" * 50_000),
+        "model": st.just("tiny") | st.just("x" * 1_000_000),
+        "tool_call_probability": st.floats(),
+    }
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(fields=ANY_STEP, width=st.integers(40, 160), terminal=st.booleans())
+def test_whatever_a_report_claims_it_takes_one_line_and_adds_up(fields, width, terminal):
+    step = step_reports.make_step(**fields)
+
+    def act(view):
+        view.step(step)
+        view.summary(RunSums([step, step]))
+
+    out = lines(act, width=width, terminal=terminal)
+    header, line = out[:2]
+    assert header.split()[-1] == "FLOPs"
+    assert "tool call" in line or "planning" in line or "plan" in line or "call" in line
+    assert len("\n".join(out)) < 100_000
+    if terminal:
+        assert cell_len(line) <= width
+
+
+@pytest.mark.parametrize("changes", [{"num_blocks": 0, "visits_per_block": ()}, {"num_blocks": 10**12}])
+def test_a_strip_is_of_the_visits_that_a_report_has(changes):
+    step = step_reports.make_step(**changes)
+    strip = "■" * 3 + "·" if step.visits_per_block else ""
+    assert f"tool call {strip}".split() == lines(lambda view: view.step(step))[1].split()[4 : 6 + bool(strip)]
+
+
 @pytest.mark.parametrize("width", [119, 103, 80, 58, 46, 40])
 def test_the_strip_is_never_cut_where_it_fits(width):
     for narrower in (width, width + 5):
@@ -182,7 +229,7 @@ def test_a_pipe_gets_the_full_line_without_control_characters():
         with view.loading("loading"):
             view.step(make_step(num_blocks=80))
         view.call("find_order", {"text": "x" * 200}, "y" * 200)
-        view.summary([make_step(num_blocks=80)])
+        view.summary(RunSums([make_step(num_blocks=80)]))
 
     out = shown(act, width=40, terminal=False)
     assert re.search(r"[^\n\x20-\U0010ffff]", out) is None
@@ -206,7 +253,7 @@ def test_ascii_terminals_get_ascii():
     def act(view):
         view.heading("task")
         view.step(make_step(predicted_kind=StepKind.PLANNING))
-        view.summary([make_step()])
+        view.summary(RunSums([make_step()]))
 
     out = lines(act, encoding="ascii")
     assert "########........########" in out[2]
@@ -234,7 +281,9 @@ def test_an_error_ends_the_spinner():
 
 # Foreign strings.
 
-HOSTILE = st.text(st.characters() | st.sampled_from("[]/\\\x1b\r\n\x9b\u202e")) | st.sampled_from(
+STEERING = "".join(map(chr, [*range(9), *range(11, 32), *range(127, 160), 0x61C, 0x200E, 0x200F]))
+STEERING += "".join(map(chr, [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]))
+HOSTILE = st.text(st.characters() | st.sampled_from(f"[]/\\{STEERING}")) | st.sampled_from(
     ["[bold]", "[/]", "[/red]", "[link=file:///etc/passwd]x[/link]", "\x1b[2J\x1b]0;title\x07", "a\rb", ":smile:"]
 )
 
@@ -248,13 +297,14 @@ def test_no_foreign_string_crashes_or_steers_the_terminal(text, terminal, width)
         view.heading(text)
         view.call(text, {text: text}, text)
         view.remark(text)
-        view.step(make_step(model=text))
-        view.summary([make_step(model=text)])
+        step = make_step(**dict.fromkeys(("model", "device", "dtype", "backend", "router", "reason", "program"), text))
+        view.step(step)
+        view.summary(RunSums([step]))
         with view.loading(text):
             pass
 
     out = ANSI.sub("", shown(act, width=width, terminal=terminal, color_system=None))
-    assert not set(out) & (set(map(chr, range(32))) - {"\n", "\t", "\r"} | set("\x7f\x9b\u202e"))
+    assert not set(out) & (set(STEERING) - {"\r"})
     if not terminal:
         assert "\r" not in out
 
@@ -264,7 +314,24 @@ def test_plain_changes_control_characters_only(text):
     changed = plain(text)
     assert len(changed) == len(text)
     assert all(new in (old, "\ufffd") for old, new in zip(text, changed, strict=True))
-    assert plain("a\tb\nc ü [x]") == "a\tb\nc ü [x]"
+    assert plain("a\tb\nc ü [x] \u200d\u200c") == "a\tb\nc ü [x] \u200d\u200c"
+    assert set(plain(STEERING)) == {"\ufffd"}
+
+
+@given(value=st.recursive(HOSTILE, lambda inner: st.lists(inner) | st.dictionaries(HOSTILE, inner)))
+def test_plain_json_means_the_same(value):
+    document = plain_json(json.dumps(value, ensure_ascii=False))
+    assert not set(document) & set(STEERING)
+    assert json.loads(document) == value
+
+
+def test_a_plain_console_lets_nothing_through_tables_and_styles():
+    file = io.StringIO()
+    table = Table(f"a{STEERING}")
+    table.add_row(Text(f"b{STEERING}", style="bold"))
+    console = PlainConsole(file=file, width=200, force_terminal=True, color_system=None)
+    console.print(table, f"c{STEERING}", markup=False)
+    assert not set(ANSI.sub("", file.getvalue())) & set(STEERING)
 
 
 def test_markup_is_shown_as_it_is():
@@ -307,7 +374,7 @@ def test_sums_by_kind():
             flops_realised=1000,
         ),
     ]
-    rule, header, calls, planning, total, *notes = lines(lambda view: view.summary(steps))
+    rule, header, calls, planning, total, *notes = lines(lambda view: view.summary(RunSums(steps)))
     assert set(rule) == {"─"}
     assert header.split()[:5] == ["steps", "kind", "predicted", "visits", "skipped"]
     assert " ".join(calls.split()) == "2 tool call 1/2 right 33% -22% 268 62 24 266 ms 804 ms 13 ms"
@@ -321,7 +388,7 @@ def test_sums_by_kind():
 
 @pytest.mark.parametrize("width", [38, 50, 80, 120])
 def test_visits_and_flops_stand_side_by_side_at_every_width(width):
-    _, header, calls, *_ = lines(lambda view: view.summary([make_step()]), width=width)
+    _, header, calls, *_ = lines(lambda view: view.summary(RunSums([make_step()])), width=width)
     assert "visits skipped FLOPs" in header
     assert " ".join(calls.split()).startswith("1 tool call")
     assert "33%  -22%" in calls
@@ -329,7 +396,7 @@ def test_visits_and_flops_stand_side_by_side_at_every_width(width):
 
 def test_the_relation_of_visits_and_flops_is_explained_as_it_is():
     def explained(**changes):
-        return " ".join(lines(lambda view: view.summary([make_step(**changes)]), width=1000)[3:])
+        return " ".join(lines(lambda view: view.summary(RunSums([make_step(**changes)])), width=1000)[3:])
 
     assert "the prompt runs every block" in explained()
     assert "fast-fwd" in explained()
@@ -340,15 +407,15 @@ def test_the_relation_of_visits_and_flops_is_explained_as_it_is():
 
 
 def test_one_kind_needs_no_total_and_no_steps_need_nothing():
-    out = lines(lambda view: view.summary([make_step()]), width=1000)
+    out = lines(lambda view: view.summary(RunSums([make_step()])), width=1000)
     assert len(out) == 7
     assert not any(line.startswith("    1 all") for line in out)
-    assert lines(lambda view: view.summary([])) == []
+    assert lines(lambda view: view.summary(RunSums())) == []
 
 
 @settings(deadline=None, max_examples=30)
 @given(width=st.integers(40, 130), num_blocks=st.integers(1, 90))
 def test_the_summary_fits_any_width(width, num_blocks):
     steps = [make_step(num_blocks=num_blocks), make_step(num_blocks=num_blocks, kind=StepKind.PLANNING)]
-    out = lines(lambda view: view.summary(steps), width=width)
+    out = lines(lambda view: view.summary(RunSums(steps)), width=width)
     assert all(cell_len(line) <= width for line in out)

@@ -16,6 +16,7 @@ from layerroute.commands.shared import (
     read_lines,
     show_error,
 )
+from layerroute.report import RunSums
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessageChunk, BaseMessage
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_document({"answer": str(answer.text), "steps": [step.model_dump(mode="json") for step in recorder.steps]})
     else:
-        recorder.view.summary(recorder.steps)
+        recorder.view.summary(RunSums(recorder.steps))
     return 0
 
 

@@ -18,6 +18,7 @@ from layerroute.commands.shared import (
     read_lines,
     show_error,
 )
+from layerroute.report import RunSums
 
 if TYPE_CHECKING:
     from langchain_layerroute.front_desk.agent import DemoRun, FrontDesk
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         documents = [run.document() for run in runs]
         print_document(documents[0] if args.task and len(documents) == 1 else {"tasks": documents})
-    recorder.view.summary(recorder.steps)
+    recorder.view.summary(RunSums(recorder.steps))
     return 1 if any(run.error for run in runs) else 0
 
 

@@ -6,9 +6,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from layerroute.commands.shared import print_document
+from layerroute.console import PlainConsole
 
 if TYPE_CHECKING:  # torch loads only when something is measured
     from layerroute_training.data import StepData
@@ -88,11 +87,11 @@ def _compare(args: argparse.Namespace, folders: list[Path]) -> int:
         check_available()
     sweeps = read_sweeps(folders)
     if args.plots is not None:
-        _show_plots(plot_sweep(sweeps, args.plots), Console(stderr=True, quiet=args.json))
+        _show_plots(plot_sweep(sweeps, args.plots), PlainConsole(stderr=True, quiet=args.json))
     if args.json:
         print_document({name: sweep.model_dump(mode="json") for name, sweep in sweeps.items()})
     else:
-        show(sweep_tables(sweeps), Console())
+        show(sweep_tables(sweeps), PlainConsole())
     return 0
 
 
@@ -103,7 +102,7 @@ def _measure(args: argparse.Namespace) -> int:
 
     if args.plots is not None:
         check_available()
-    console = Console(stderr=True, quiet=args.json)
+    console = PlainConsole(stderr=True, quiet=args.json)
     subject = find(args.bundles[0], args.backbone)
     options = Options(
         split=args.split,
@@ -122,11 +121,11 @@ def _measure(args: argparse.Namespace) -> int:
     if args.json:
         print_document(report.model_dump(mode="json"))
     else:
-        show(report_tables(report), Console())
+        show(report_tables(report), PlainConsole())
     return 0
 
 
-def _show_plots(paths: Iterable[Path], console: Console) -> None:
+def _show_plots(paths: Iterable[Path], console: PlainConsole) -> None:
     for path in paths:
         console.print(f"plot: {path}", markup=False, highlight=False)
 

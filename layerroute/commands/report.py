@@ -5,13 +5,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from layerroute.commands.shared import print_document
-from layerroute.console import RunView
+from layerroute.console import PlainConsole, RunView
 from layerroute.ledger import Ledger, LedgerRun, read
-from layerroute.report import StepReport, summarise
+from layerroute.report import RunSums, StepReport, summarise
 
 HELP = "show a run ledger again"
 
@@ -28,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_document(_document(ledger))
         return 0
-    console = Console()
+    console = PlainConsole()
     for past in ledger.runs:
         view = RunView(console)
         console.print(Text(f"run {past.run}", style="bold underline"))
@@ -36,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
             view.heading(task)
             for step in steps:
                 view.step(step)
-        view.summary(past.steps)
+        view.summary(RunSums(past.steps))
         console.print()
     if not ledger.runs:
         console.print("no steps yet")
     if ledger.torn:
-        Console(stderr=True).print(Text("The last line was cut short when its writer ended, and is left out."))
+        PlainConsole(stderr=True).print(Text("The last line was cut short when its writer ended, and is left out."))
     return 0
 
 

@@ -2,15 +2,15 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
-from layerroute.console import RunView, plain
+from layerroute.console import PlainConsole, RunView, plain, plain_json
 from layerroute.errors import ContextWindowError, LayerRouteError
 from layerroute.ledger import append, new_run_id
 from layerroute.report import StepReport
@@ -64,7 +64,7 @@ class Recorder:
     """Takes the report of every step: shows it, keeps it, and appends it to the ledger."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.console = Console(stderr=True, quiet=args.json)
+        self.console = PlainConsole(stderr=True, quiet=args.json)
         self.view = RunView(self.console)
         self.steps: list[StepReport] = []
         self.task = ""
@@ -124,7 +124,7 @@ def read_lines(recorder: Recorder, prompt: str) -> Iterator[str]:
 def print_answer(text: str) -> None:
     """Print a whole answer on stdout; a terminal gets it broken between words, and nothing that could steer it."""
     if sys.stdout.isatty():
-        Console(highlight=False).print(Text(plain(text)))
+        PlainConsole(highlight=False).print(Text(text))
     else:
         print(text, flush=True)
 
@@ -142,6 +142,20 @@ def escape_what_streams_cannot_spell() -> None:
 
 
 def print_document(document: dict[str, Any]) -> None:
-    """Print one JSON document on stdout."""
-    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(document, ensure_ascii=not is_unicode, indent=2))
+    """Print one JSON document on stdout; numbers that JSON does not have become null."""
+    print_json(json.dumps(_finite(document), ensure_ascii=False, indent=2))
+
+
+def print_json(text: str) -> None:
+    """Print JSON on stdout. A terminal, and a stream that is not Unicode, get escapes for what would harm them."""
+    if not (sys.stdout.encoding or "").lower().startswith("utf"):
+        text = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in text)
+    print(plain_json(text) if sys.stdout.isatty() else text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
