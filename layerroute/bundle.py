@@ -16,14 +16,15 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from layerroute import __version__
 from layerroute.backbone.config import read_config
-from layerroute.errors import BundleError, WeightsError
-from layerroute.files import write_durably
+from layerroute.backbone.tensor_files import TensorFiles
+from layerroute.errors import BundleError
+from layerroute.files import parse_json, read_bounded, write_durably
 from layerroute.flops import BackboneShape
 from layerroute.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraModule, parse_adapter, serialise_adapter
 from layerroute.report import Scope
@@ -36,6 +37,7 @@ ROUTING = "routing.json"
 ROUTERS = "routers.safetensors"
 _FILE_SETS = ({ROUTERS}, {ROUTERS, ADAPTER_CONFIG, ADAPTER_WEIGHTS})
 _AGAIN = "fetch or train the bundle again"
+_MOST_BYTES = 2**33
 
 
 class _Frozen(BaseModel):
@@ -212,16 +214,9 @@ def fingerprint(backbone_folder: str | Path) -> str:
     sizes = (config.vocab_size, config.hidden_size, config.intermediate_size, config.num_blocks)
     heads = (config.num_heads, config.num_kv_heads, config.head_dim)
     digest = hashlib.sha256(json.dumps([*sizes, *heads]).encode())
-    vectors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = [name for name in file.keys() if len(file.get_slice(name).get_shape()) == 1]  # noqa: SIM118
-                vectors |= {name: file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path.name} is truncated or damaged ({error}): fetch the file again") from error
-    if not vectors:
-        raise WeightsError(f"{folder} holds no weights in safetensors form: fetch model.safetensors")
+    with TensorFiles(folder) as tensors:
+        tensors.check(config)
+        vectors = {name: tensors.read(name) for name in tensors if len(tensors.shape(name)) == 1}
     for name in sorted(vectors):
         digest.update(name.encode() + b"\0" + vectors[name].float().numpy().tobytes())
     return digest.hexdigest()
@@ -229,7 +224,7 @@ def fingerprint(backbone_folder: str | Path) -> str:
 
 def _read_metadata(path: Path) -> RoutingMetadata:
     try:
-        raw = json.loads((path / ROUTING).read_bytes())
+        raw = parse_json(read_bounded(path / ROUTING, _MOST_BYTES))
     except FileNotFoundError:
         state = f"holds no {ROUTING}" if path.is_dir() else "does not exist"
         raise BundleError(f"bundle folder {path} {state}: give the folder of a trained bundle, or 'none'") from None
@@ -254,9 +249,9 @@ def _read_metadata(path: Path) -> RoutingMetadata:
 
 def _read_verified(path: Path, digest: str) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"the bundle lacks {path} ({error.strerror}): {_AGAIN}") from error
+        data = read_bounded(path, _MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"the bundle lacks {path} ({getattr(error, 'strerror', None) or error}): {_AGAIN}") from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise BundleError(f"{path} is truncated or was changed (its sha256 is not the one in {ROUTING}): {_AGAIN}")
     return data

@@ -21,7 +21,11 @@ class UnsupportedArchitectureError(BackboneError):
     """A checkpoint that is not of the Qwen2 family, or uses a feature this runtime does not implement."""
 
 
-class WeightsError(BackboneError):
+class CheckpointError(BackboneError):
+    """A file of a checkpoint that cannot be read, or says what cannot be."""
+
+
+class WeightsError(CheckpointError):
     """Weight files that are missing, truncated, or do not match the configuration."""
 
 

@@ -1,15 +1,16 @@
 """BackboneConfig: the shape of a Qwen2-family checkpoint, from its config.json; and where checkpoints are found."""
 
-import json
 import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
-from layerroute.errors import BackboneNotFoundError, UnsupportedArchitectureError, WeightsError
+from layerroute.backbone.documents import AGAIN, Document, check_document, read_object, shown
+from layerroute.errors import BackboneNotFoundError, CheckpointError, UnsupportedArchitectureError
 from layerroute.flops import BackboneShape
 
 EMBEDDED = "embedded"
@@ -59,66 +60,118 @@ class BackboneConfig:
         )
 
 
+_Size = Annotated[int, Field(ge=1, le=2**24)]  # far beyond any model, and sums of products stay numbers
+
+
+class _RopeDocument(Document):
+    rope_theta: Annotated[float, Field(ge=1)] | None = None
+    rope_type: str | None = None
+    type: str | None = None
+    partial_rotary_factor: float | None = None
+    full_attention: Any = None
+
+    @property
+    def kind(self) -> str:
+        """Its name; "default" rotates by position alone."""
+        if self.full_attention is not None:
+            return "by kind of layer"
+        return self.rope_type or self.type or "default"
+
+
+class _ConfigDocument(Document):
+    """What `config.json` of a Qwen2 model says, with transformers' defaults."""
+
+    vocab_size: _Size
+    hidden_size: _Size
+    intermediate_size: _Size
+    num_hidden_layers: _Size
+    num_attention_heads: _Size
+    num_key_value_heads: _Size | None = None
+    head_dim: _Size | None = None
+    rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    rope_theta: Annotated[float, Field(ge=1)] | None = None
+    rope_parameters: _RopeDocument | None = None
+    rope_scaling: _RopeDocument | None = None
+    max_position_embeddings: Annotated[int, Field(ge=2, le=2**22)] = 32768  # tables of all positions are made
+    tie_word_embeddings: bool = False
+    hidden_act: str = "silu"
+    use_sliding_window: bool | None = None
+    layer_types: list[str] | None = None
+    dual_chunk_attention_config: Any = None
+    quantization_config: Any = None
+
+
 def read_config(folder: Path) -> BackboneConfig:
     """Read `config.json` of a checkpoint folder, in the form of transformers 4 or 5.
 
     Raises:
         BackboneNotFoundError: no config.json there.
         UnsupportedArchitectureError: not a Qwen2 model, or a feature this runtime does not implement.
-        WeightsError: config.json cannot be read or lacks a field.
+        CheckpointError: config.json cannot be read, lacks a field, or says what cannot be.
     """
     path = folder / "config.json"
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         raise BackboneNotFoundError(
             f"{folder} holds no config.json: give the folder of a Hugging Face checkpoint of the Qwen2 family"
-        ) from error
-    except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON ({error}): download the checkpoint again") from error
-    _refuse_unsupported(raw, folder)
-    try:
-        num_heads = int(raw["num_attention_heads"])
-        hidden_size = int(raw["hidden_size"])
-        rope = raw.get("rope_parameters") or {}
-        return BackboneConfig(
-            vocab_size=int(raw["vocab_size"]),
-            hidden_size=hidden_size,
-            intermediate_size=int(raw["intermediate_size"]),
-            num_blocks=int(raw["num_hidden_layers"]),
-            num_heads=num_heads,
-            num_kv_heads=int(raw.get("num_key_value_heads") or num_heads),
-            head_dim=int(raw.get("head_dim") or hidden_size // num_heads),
-            rms_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
-            max_positions=int(raw.get("max_position_embeddings", 32768)),
-            tied=bool(raw.get("tie_word_embeddings", False)),
         )
-    except KeyError as error:
-        raise WeightsError(f"{path} lacks the field {error}: this is no complete Qwen2 configuration") from error
-
-
-def _refuse_unsupported(raw: dict[str, Any], folder: Path) -> None:
-    model_type = raw.get("model_type")
-    if model_type != "qwen2":
+    raw = read_object(path)
+    if raw.get("model_type") != "qwen2":
         raise UnsupportedArchitectureError(
-            f"{folder} is a {model_type!r} model; LayerRoute runs the Qwen2 family (model_type 'qwen2'), "
-            "for example Qwen/Qwen2.5-0.5B-Instruct"
+            f"{folder} is a {shown(raw.get('model_type'))} model; LayerRoute runs the Qwen2 family "
+            "(model_type 'qwen2'), for example Qwen/Qwen2.5-0.5B-Instruct"
         )
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    said = check_document(path, raw, _ConfigDocument)
+    _refuse_unsupported(said, folder)
+    num_kv_heads = said.num_key_value_heads or said.num_attention_heads
+    if said.num_attention_heads % num_kv_heads:
+        raise CheckpointError(
+            f"{path} has num_attention_heads = {said.num_attention_heads}, which num_key_value_heads = {num_kv_heads} "
+            f"does not divide: {AGAIN}"
+        )
+    return BackboneConfig(
+        vocab_size=said.vocab_size,
+        hidden_size=said.hidden_size,
+        intermediate_size=said.intermediate_size,
+        num_blocks=said.num_hidden_layers,
+        num_heads=said.num_attention_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=_head_dim(said, path),
+        rms_eps=said.rms_norm_eps,
+        rope_theta=(said.rope_parameters and said.rope_parameters.rope_theta) or said.rope_theta or 10000.0,
+        max_positions=said.max_position_embeddings,
+        tied=said.tie_word_embeddings,
+    )
+
+
+def _head_dim(said: _ConfigDocument, path: Path) -> int:
+    if said.head_dim is None and said.hidden_size % said.num_attention_heads:
+        raise CheckpointError(
+            f"{path} has hidden_size = {said.hidden_size}, which num_attention_heads = {said.num_attention_heads} "
+            f"does not divide, and no head_dim: {AGAIN}"
+        )
+    head_dim = said.head_dim or said.hidden_size // said.num_attention_heads
+    if head_dim % 2:
+        raise CheckpointError(f"{path} gives a head_dim of {head_dim}, and RoPE needs an even one: {AGAIN}")
+    return head_dim
+
+
+def _refuse_unsupported(said: _ConfigDocument, folder: Path) -> None:
+    ropes = [rope for rope in (said.rope_scaling, said.rope_parameters) if rope is not None]
+    odd_ropes = [rope.kind for rope in ropes if rope.kind != "default"]
+    sliding = any(kind != "full_attention" for kind in said.layer_types or ())
     unsupported = {
-        f"RoPE scaling {rope_type!r}": rope_type not in ("default", None),
-        "sliding-window attention": bool(raw.get("use_sliding_window")),
-        "dual chunk attention": raw.get("dual_chunk_attention_config") is not None,
-        "quantised weights": raw.get("quantization_config") is not None,
-        f"activation {raw.get('hidden_act')!r}": raw.get("hidden_act", "silu") != "silu",
+        f"RoPE scaling {shown(odd_ropes[0] if odd_ropes else None)}": bool(odd_ropes),
+        "RoPE of a part of each head": any(rope.partial_rotary_factor not in (None, 1) for rope in ropes),
+        "sliding-window attention": said.use_sliding_window or sliding,
+        "dual chunk attention": said.dual_chunk_attention_config is not None,
+        "quantised weights": said.quantization_config is not None,
+        f"activation {shown(said.hidden_act)}": said.hidden_act != "silu",
     }
     for feature, used in unsupported.items():
         if used:
             raise UnsupportedArchitectureError(
                 f"{folder} uses {feature}, which this runtime does not implement: "
-                "use the plain bfloat16 checkpoint with its default attention"
+                "use the plain bfloat16 checkpoint of a Qwen2 model with its default attention"
             )
 
 

@@ -6,17 +6,16 @@ Shape suffixes: L blocks, D hidden size, E fused query+key+value rows, H query h
 intermediate size (gate and up), I intermediate size, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from layerroute.backbone.config import BackboneConfig
-from layerroute.errors import BackboneNotFoundError, WeightsError
+from layerroute.backbone.tensor_files import TensorFiles, block_tensors
+from layerroute.errors import WeightsError
 
 LoraDeltas = Mapping[str, Tensor]
 """Float32 weight changes by module name, such as "model.layers.0.self_attn.q_proj"."""
@@ -44,56 +43,6 @@ class BackboneWeights:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-class TensorFiles:
-    """Tensors by name over all safetensors files of a folder, read one at a time.
-
-    Raises:
-        BackboneNotFoundError: the folder holds no safetensors.
-        WeightsError: a file is truncated or not safetensors.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._stack = ExitStack()
-        paths = sorted(folder.glob("model*.safetensors"))
-        if not paths:
-            raise BackboneNotFoundError(
-                f"{folder} holds no model*.safetensors: give a checkpoint in safetensors form "
-                "(other formats can run code when loaded and are refused)"
-            )
-        self._by_name = {}
-        for path in paths:
-            try:
-                handle = self._stack.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{path.name} is truncated or damaged ({error}): fetch the file again") from error
-            self._by_name.update(dict.fromkeys(handle.keys(), handle))
-
-    def __enter__(self) -> "TensorFiles":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._by_name
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._by_name))
-
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Read one tensor and check its shape."""
-        if name not in self._by_name:
-            raise WeightsError(f"{self.folder} lacks the tensor {name!r}: a weight file is missing, fetch it again")
-        tensor: Tensor = self._by_name[name].get_tensor(name)
-        if tuple(tensor.shape) != shape:
-            raise WeightsError(
-                f"{name!r} has shape {tuple(tensor.shape)}, but config.json asks for {shape}: "
-                "weights and configuration are of different models"
-            )
-        return tensor
-
-
 def load_weights(
     folder: Path, config: BackboneConfig, device: torch.device, dtype: torch.dtype, deltas: LoraDeltas | None = None
 ) -> BackboneWeights:
@@ -101,9 +50,10 @@ def load_weights(
 
     Raises:
         BackboneNotFoundError: no safetensors there.
-        WeightsError: files truncated, tensors missing or of the wrong shape, deltas for modules that do not exist.
+        CheckpointError: files truncated, tensors missing or of the wrong shape, deltas for modules that do not exist.
     """
     with TensorFiles(folder) as tensors:
+        tensors.check(config)
         return _Assembler(tensors, config, device, dtype, dict(deltas or {})).assemble()
 
 
@@ -141,50 +91,45 @@ class _Assembler:
 
     def assemble(self) -> BackboneWeights:
         c = self.config
-        D, I = c.hidden_size, c.intermediate_size  # noqa: E741 - the shape letters of this module
-        H, K = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-        embed_VD = self._plain("model.embed_tokens.weight", (c.vocab_size, D))
-        head = "lm_head.weight"
+        embed_VD = self._plain("model.embed_tokens.weight")
         weights = BackboneWeights(
             embed_VD=embed_VD,
-            attn_norm_LD=self._stacked({"input_layernorm.weight": (D,)}),
-            qkv_LED=self._stacked(
-                {f"self_attn.{p}_proj.weight": (r, D) for p, r in zip("qkv", (H, K, K), strict=True)}
-            ),
-            qkv_bias_LE=self._stacked(
-                {f"self_attn.{p}_proj.bias": (r,) for p, r in zip("qkv", (H, K, K), strict=True)}
-            ),
-            o_LDH=self._stacked({"self_attn.o_proj.weight": (D, H)}),
-            mlp_norm_LD=self._stacked({"post_attention_layernorm.weight": (D,)}),
-            gate_up_LFD=self._stacked({"mlp.gate_proj.weight": (I, D), "mlp.up_proj.weight": (I, D)}),
-            down_LDI=self._stacked({"mlp.down_proj.weight": (D, I)}),
-            final_norm_D=self._plain("model.norm.weight", (D,)),
-            lm_head_VD=embed_VD if c.tied else self._plain(head, (c.vocab_size, D)),
+            attn_norm_LD=self._stacked("input_layernorm.weight"),
+            qkv_LED=self._stacked(*(f"self_attn.{p}_proj.weight" for p in "qkv")),
+            qkv_bias_LE=self._stacked(*(f"self_attn.{p}_proj.bias" for p in "qkv")),
+            o_LDH=self._stacked("self_attn.o_proj.weight"),
+            mlp_norm_LD=self._stacked("post_attention_layernorm.weight"),
+            gate_up_LFD=self._stacked("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+            down_LDI=self._stacked("mlp.down_proj.weight"),
+            final_norm_D=self._plain("model.norm.weight"),
+            lm_head_VD=embed_VD if c.tied else self._plain("lm_head.weight"),
         )
         if self.deltas:
             raise WeightsError(f"the adapter changes modules this backbone does not have: {sorted(self.deltas)[:3]}")
         return weights
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        tensor = self.tensors.read(name, shape)
+    def _read(self, name: str) -> Tensor:
+        tensor = self.tensors.read(name)
         delta = self.deltas.pop(name.removesuffix(".weight"), None) if name.endswith(".weight") else None
         if delta is None:
             return tensor
         if delta.shape != tensor.shape:
-            raise WeightsError(f"the adapter's change of {name!r} has shape {tuple(delta.shape)}, not {shape}")
+            raise WeightsError(
+                f"the adapter's change of {name!r} has shape {tuple(delta.shape)}, not {tuple(tensor.shape)}"
+            )
         return tensor.float() + delta.to(tensor.device)
 
-    def _plain(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        return self._read(name, shape).to(self.device, self.dtype).contiguous()
+    def _plain(self, name: str) -> Tensor:
+        return self._read(name).to(self.device, self.dtype).contiguous()
 
-    def _stacked(self, parts: Mapping[str, tuple[int, ...]]) -> Tensor:
-        """Stack over blocks what `parts` (name and shape, concatenated along rows) make up in each block."""
-        rows = sum(shape[0] for shape in parts.values())
-        columns = next(iter(parts.values()))[1:]
+    def _stacked(self, *names: str) -> Tensor:
+        """Stack over blocks what the tensors of these names, concatenated along rows, make up in each block."""
+        shapes = [block_tensors(self.config)[name] for name in names]
+        rows, columns = sum(shape[0] for shape in shapes), shapes[0][1:]
         stacked = torch.empty(self.config.num_blocks, rows, *columns, device=self.device, dtype=self.dtype)
         for block in range(self.config.num_blocks):
             start = 0
-            for name, shape in parts.items():
-                stacked[block, start : start + shape[0]].copy_(self._read(f"model.layers.{block}.{name}", shape))
+            for name, shape in zip(names, shapes, strict=True):
+                stacked[block, start : start + shape[0]].copy_(self._read(f"model.layers.{block}.{name}"))
                 start += shape[0]
         return stacked

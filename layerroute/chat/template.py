@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from layerroute.errors import RequestError
+from layerroute.errors import BackboneError, RequestError
 from layerroute.text import is_encodable, replace_unencodable, require_encodable
 
 SEAM = "\ue0a5"
@@ -40,6 +40,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tool
 
     Raises:
         RequestError: no message, or one that is not of the form above.
+        BackboneError: the model has no chat template, or one that fails on these messages.
     """
     if not messages:
         raise RequestError("there are no messages: send at least one, such as {'role': 'user', 'content': 'Hello'}")
@@ -209,8 +210,17 @@ def _apply(
     add_generation_prompt: bool = True,
 ) -> str:
     if tokenizer.chat_template is None:
-        raise RequestError("this model's tokenizer has no chat template: use an instruct model")
-    text: str = tokenizer.apply_chat_template(
-        messages, tools=tools or None, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+        raise BackboneError(
+            "this model's tokenizer has no chat_template: use an instruct model, or put the chat_template.jinja of the "
+            "model beside its weights"
+        )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, tools=tools or None, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except Exception as error:  # a template can raise anything
+        raise BackboneError(
+            f"the model's chat_template fails ({type(error).__name__}: {str(error)[:200]!a}): fetch "
+            "chat_template.jinja and tokenizer_config.json of the model again, or send messages that it can show"
+        ) from error
     return text

@@ -1,19 +1,21 @@
 """Turn an EngineConfig into things: device, dtype, bundle, backbone, end tokens."""
 
-import json
 import os
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator, Field
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.backbone.config import BackboneConfig
+from layerroute.backbone.documents import AGAIN, Document, read_optional, shown
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.stepper import Stepper, select_stepper
 from layerroute.backbone.weights import load_weights
 from layerroute.bundle import Bundle, check_fits, fingerprint, load_bundle
 from layerroute.engine.config import EngineConfig
-from layerroute.errors import DeviceError, RequestError
+from layerroute.errors import CheckpointError, DeviceError, RequestError
 from layerroute.flops import BackboneShape
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -112,15 +114,31 @@ def _free_bytes(device: torch.device) -> int | None:
         return None
 
 
+def _as_list(ids: Any) -> Any:
+    return [] if ids is None else ids if isinstance(ids, list) else [ids]
+
+
+class _GenerationDocument(Document):
+    eos_token_id: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list)] = Field([], max_length=32)
+
+
 def end_ids_of(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end an answer: those of generation_config.json, and the chat template's end of turn."""
-    ids: set[int] = set()
+    """Tokens that end an answer: those of generation_config.json, and the chat template's end of turn.
+
+    Raises:
+        CheckpointError: generation_config.json is damaged or names ids that no token has, or nothing ends an answer.
+    """
     path = folder / "generation_config.json"
-    if path.is_file():
-        listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        ids.update([listed] if isinstance(listed, int) else listed or [])
     vocabulary = tokenizer.get_vocab()
-    ids.update(vocabulary[token] for token in _TURN_ENDS if token in vocabulary)
+    listed = read_optional(path, _GenerationDocument).eos_token_id
+    if unknown := set(listed) - set(vocabulary.values()):
+        raise CheckpointError(f"{path} has eos_token_id = {shown(min(unknown))}, which is the id of no token: {AGAIN}")
+    ids = {*listed, *(vocabulary[token] for token in _TURN_ENDS if token in vocabulary)}
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
+    if not ids:
+        raise CheckpointError(
+            f"nothing ends an answer of the model in {folder}: name the end token as eos_token_id in "
+            f"{path.name}, or as eos_token in tokenizer_config.json"
+        )
     return frozenset(ids)
