@@ -8,11 +8,10 @@ from langchain_core.exceptions import ModelError
 from langchain_core.language_models import BaseChatModel
 from rich.console import Console
 
-from langchain_layerroute import LayerRouteChatModel
 from langchain_layerroute.front_desk.runner import DemoRun
-from layerroute.commands.shared import escape_what_streams_cannot_spell, print_answer, print_document
+from layerroute.commands.shared import escape_what_streams_cannot_spell, make_chat_model, print_answer, print_document
 from layerroute.console import RunView
-from layerroute.errors import LayerRouteError
+from layerroute.errors import LayerRouteError, RequestError
 from layerroute.report import RunSums
 
 
@@ -32,7 +31,10 @@ def read_options(description: str | None, tasks: Sequence[str], arguments: Seque
 
 def chat_model(options: argparse.Namespace) -> BaseChatModel:
     """Build the model that the options name; weights are loaded at the first call."""
-    return LayerRouteChatModel(model=options.model, adapter=options.adapter, router=options.router)
+    try:
+        return make_chat_model(model=options.model, adapter=options.adapter, router=options.router)
+    except RequestError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def present(options: argparse.Namespace, carry_out: Callable[[str, RunView], DemoRun]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from layerroute.commands import bench, chat, demo, evaluate, report, train, version
 from layerroute.commands.shared import escape_what_streams_cannot_spell, show_error
+from layerroute.errors import suggesting
 
 COMMANDS = {
     "demo": demo,
@@ -33,14 +34,25 @@ def build_parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.HELP, description=command.__doc__, epilog=_EPILOG)
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=subparser)
     return parser
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command and its options; what is wrong with them ends the program, with 2 and a line that says so."""
+    args, unknown = build_parser().parse_known_args(arguments)
+    if unknown:
+        known = [option for action in args.parser._actions for option in action.option_strings]
+        args.parser.error(
+            f"unrecognized arguments: {', '.join(suggesting(word.partition('=')[0], known) for word in unknown)}"
+        )
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     escape_what_streams_cannot_spell()
-    args = build_parser().parse_args(arguments)
+    args = read_arguments(arguments)
     try:
         code: int = args.run(args)
         sys.stdout.flush()

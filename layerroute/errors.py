@@ -1,5 +1,8 @@
 """Exceptions of the project: every message says what is wrong and what to do about it."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class LayerRouteError(Exception):
     """Base class of every error this project raises on purpose."""
@@ -72,3 +75,18 @@ class ToolSchemaError(RequestError):
 
 class LedgerError(LayerRouteError):
     """A run ledger that cannot be read."""
+
+
+def shown(value: object) -> str:
+    """A value of a user as a message shows it: on one line and short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of thousands of digits, or an object that cannot say what it is
+        return f"this {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+
+
+def suggesting(name: str, known: Iterable[str]) -> str:
+    """An unknown name as a message shows it, with the known one that it is most like, if it is like one at all."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"{shown(name)} (did you mean {near[0]!r}?)" if near else shown(name)

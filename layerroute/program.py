@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from layerroute.errors import ProgramError
+from layerroute.errors import ProgramError, shown
 
-_PART = re.compile(r"(\d+)(?:-(\d+))?")
+_PART = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")  # int() refuses thousands of digits
+_MOST_VISITS = 8  # of each block, on average: every visit takes a KV cache of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class LayerProgram:
         """Read the text form: comma-separated blocks and inclusive ranges, "all", or "none".
 
         Raises:
-            ProgramError: text that is not of this form, or blocks the backbone does not have.
+            ProgramError: text that is not of this form, blocks the backbone does not have, or repeats without end.
         """
         text = text.strip()
         if text == "all":
@@ -62,15 +63,22 @@ class LayerProgram:
             match = _PART.fullmatch(part.strip())
             if match is None:
                 raise ProgramError(
-                    f"cannot read {part.strip()!r} in program {text!r}: "
+                    f"cannot read {shown(part.strip())} in program {shown(text)}: "
                     'write blocks and ranges such as "0-7,9,12-23", or "all"'
                 )
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
-                raise ProgramError(f"range {part.strip()!r} in program {text!r} runs backwards")
+                raise ProgramError(
+                    f"range {part.strip()!r} in program {shown(text)} runs backwards: write the lower block first"
+                )
             if last >= num_blocks:
                 raise ProgramError(f"block {last} does not exist: this backbone has blocks 0 to {num_blocks - 1}")
             blocks.extend(range(first, last + 1))
+            if len(blocks) > _MOST_VISITS * num_blocks:
+                raise ProgramError(
+                    f"program {shown(text)} makes more than {_MOST_VISITS * num_blocks} visits, {_MOST_VISITS} times "
+                    "as many as there are blocks: repeat fewer blocks"
+                )
         return cls(tuple(blocks), num_blocks)
 
     def __str__(self) -> str:

@@ -128,6 +128,54 @@ def test_wrong_usage_ends_with_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["demo", "--rooter=full"], "'--rooter' (did you mean '--router'?)"),
+        (["bench", "--promts", "512"], "'--promts' (did you mean '--prompts'?), '512'"),
+        (["chat", "--zzz"], "'--zzz'"),
+        (["chat", "--message", "x", "y"], "'y'"),
+    ],
+)
+def test_an_unknown_option_is_told_what_it_is_like(arguments, hint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert f"usage: layerroute {arguments[0]}" in err
+    assert err.endswith(f"unrecognized arguments: {hint}\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model", "", "model must be"),
+        ("--adapter", "", "adapter must be"),
+        ("--device", "", "device must be"),
+        ("--device", "gpu", "unknown device"),
+        ("--router", "", "router must be"),
+        ("--router", "\udcff", "router must be"),
+        ("--router", "ful", "cannot read router"),
+        ("--router", f"random:0.3:{'1' * 5000}", "cannot read router"),
+        ("--router", f"length:{'1' * 5000}:all", "cannot read router"),
+        ("--router", f"static:{'1' * 5000}", "in program"),
+        ("--program", "", "program must be"),
+        ("--program", "1" * 5000, "in program"),
+        ("--program", f"0-{'9' * 5000}", "in program"),
+        ("--program", "0-23," * 1000 + "0", "visits"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_value_that_cannot_be_honoured_is_one_line_and_ends_with_2(option, value, message, capsys):
+    device = [] if option == "--device" else ["--device", "cpu"]
+    assert main(["chat", "--message", "Hi", "--json", "--scope", "sequence", *device, f"{option}={value}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert len(err) < 400
+
+
 def test_reading_options_loads_no_heavy_package():
     code = (
         "import sys; from layerroute.cli import build_parser; build_parser(); "

@@ -68,11 +68,16 @@ def test_texts(text, blocks):
         ("4-2", "runs backwards"),
         ("12", "blocks 0 to 11"),
         ("0-99999999999", "blocks 0 to 11"),
+        ("9" * 5000, "write blocks and ranges"),
+        ("0-" + "9" * 5000, "write blocks and ranges"),
+        ("٣", "write blocks and ranges"),
+        ("0-11," * 9 + "0", "more than 96 visits"),
     ],
 )
 def test_texts_that_are_no_program(text, message):
-    with pytest.raises(ProgramError, match=message):
+    with pytest.raises(ProgramError, match=message) as caught:
         LayerProgram.parse(text, NUM_BLOCKS)
+    assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize(("blocks", "num_blocks"), [((12,), 12), ((-1,), 12), ((), 0)])

@@ -1,9 +1,10 @@
 """LayerRouteChatModel: a LangChain chat model whose backbone runs only the blocks that each step needs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -12,30 +13,25 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from langchain_layerroute.errors import InvalidRequestError, langchain_errors
 from langchain_layerroute.messages import to_chat_messages
+from langchain_layerroute.options import ModelCall, read_call, split_model
 from langchain_layerroute.steps import PROVIDER, Prompt, Step, count_tokens
 from langchain_layerroute.structured import StructuredMethod, structure, with_raw
-from langchain_layerroute.tools import AnyTool, ToolChoice, to_choice, to_constraint, to_openai_tools
+from langchain_layerroute.tools import AnyTool, ToolChoice, to_constraint, to_openai_tools
 from layerroute import __version__
 from layerroute.backbone.config import EMBEDDED
-from layerroute.chat.template import encode_rendered
+from layerroute.chat.template import encode_rendered, render
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.engine import TextEngine, shared_engine
 from layerroute.engine.request import GenerationRequest, Sampling
-from layerroute.report import Scope
-
-# What one call may set; everything else is refused, because a typo would otherwise change nothing in silence.
-_DECODING_OPTIONS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "timeout", "scope")
-_ROUTING_OPTIONS = ("model", "router", "program")
-_OUTPUT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict")
-_LANGCHAIN_OPTIONS = ("stream", "ls_structured_output_format", "structured_output_format")
-_CALL_OPTIONS = (*_ROUTING_OPTIONS, *_DECODING_OPTIONS, *_OUTPUT_OPTIONS, *_LANGCHAIN_OPTIONS)
+from layerroute.errors import ContextWindowError, RequestError
+from layerroute.options import ALIASES, CallOptions, EngineOptions, canonical
 
 
-class LayerRouteChatModel(BaseChatModel):
+class LayerRouteChatModel(EngineOptions, CallOptions, BaseChatModel):
     """Chat model that decides per call which transformer blocks run, and reports what it ran.
 
     Making one is cheap: weights load at the first call, and models with equal settings share one engine, which is
@@ -49,61 +45,24 @@ class LayerRouteChatModel(BaseChatModel):
         model.invoke("What is 12 * 7?", model="embedded@full")  # the same weights at full depth
         ```
 
-    Every call takes these keyword arguments, which win over the fields: `model`, `router`, `program`, `scope`,
-    `temperature`, `top_p`, `top_k`, `seed`, `max_tokens`, `timeout`, `stop`, `tools`, `tool_choice`,
-    `parallel_tool_calls`, `response_format`, `strict`. Others are refused.
+    Fields are those of `EngineOptions` (`model`, `adapter`, `device`, `dtype`, `context_window`, `max_batch_size`) and
+    `CallOptions` (`router`, `program`, `scope`, `temperature`, `top_p`, `top_k`, `seed`, `max_tokens`,
+    `max_tool_calls`, `stop`, `timeout`), and the few below. Every call takes the `CallOptions` as keyword arguments,
+    and `model`, `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and `strict`; they win over the
+    fields. None is a value where a field may be None: `max_tokens=None` on a call lifts the limit, `router=None` asks
+    for the model's own router. Elsewhere, and for `stop`, None says nothing; `stop=[]` takes the stop strings away.
+    `stop_sequences`, `max_completion_tokens` and `model_name` are other names of `stop`, `max_tokens` and `model`.
+    What is unknown or out of range is refused, by name.
+
+    LangChain's `init_chat_model` makes models of the providers on its own list only, which nothing can be added to.
+    Pass an instance where it would take a name; `configurable_fields` chooses the model at run time:
+        ```python
+        chosen = LayerRouteChatModel().configurable_fields(model=ConfigurableField(id="model"))
+        chosen.invoke("Hello", config={"configurable": {"model": "embedded@full"}})
+        ```
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
-    model: str = EMBEDDED
-    """"embedded", a local checkpoint folder or a hub id; "NAME@ROUTER" also sets the router ("embedded@full")."""
-
-    adapter: str | None = None
-    """Bundle folder; "none" for the bare backbone; None for the model's own bundle if it ships one."""
-
-    device: str = "auto"
-    """"auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N"."""
-
-    dtype: str = "auto"
-    """"auto" (bfloat16 on CUDA, float32 on CPU), "float32", "bfloat16" or "float16"."""
-
-    context_window: int | None = Field(default=None, ge=1)
-    """Most tokens of prompt and answer together; None for what the checkpoint allows."""
-
-    max_batch_size: int = Field(default=1, ge=1)
-    """Most calls that decode together, as rows of batched steps: those of `batch` and `abatch`, or of several agents.
-    1 answers one call after the other. A row's answer does not depend on the others; each holds a KV cache."""
-
-    router: str | None = None
-    """"gates", "full", "static:0-7,9-23", "random:...", "length:..."; None for gates if the bundle has them."""
-
-    program: str | None = None
-    """Text form of a layer program that overrides the router, such as "0-7,9-23"."""
-
-    scope: Scope = "generation"
-    """Tokens that the program governs: "generation" (answer only) or "sequence" (prompt and answer)."""
-
-    temperature: float = Field(default=0.0, ge=0.0)
-    """0 is greedy; else the logits are divided by it."""
-
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Draw from the smallest set of likeliest tokens with this much probability; None keeps all."""
-
-    top_k: int | None = Field(default=None, ge=0)
-    """Draw from the k likeliest tokens; None or 0 keeps all."""
-
-    seed: int | None = None
-    """Seed of each call's own random numbers; None draws one from the operating system."""
-
-    max_tokens: int | None = Field(default=1024, ge=1)
-    """Most tokens of an answer; None for what the context window leaves."""
-
-    stop: list[str] | None = None
-    """Strings that end an answer and are cut off it; `stop` of a call replaces them."""
-
-    timeout: float | None = Field(default=None, gt=0.0)
-    """Seconds until a call is given up with `ModelTimeoutError`, waiting for the engine included."""
+    model_config = ConfigDict(extra="forbid", frozen=False, arbitrary_types_allowed=True)
 
     api_key: SecretStr | None = None
     """Accepted so that this class can stand in for a hosted model; nothing reads it."""
@@ -116,6 +75,17 @@ class LayerRouteChatModel(BaseChatModel):
 
     engine: Any = Field(default=None, exclude=True, repr=False)
     """A `TextEngine` to use instead of the shared one that the other fields describe."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_option(cls, given: Any) -> Any:
+        """Give aliases our own names; refuse what is no field, before pydantic does so without a hint."""
+        if not isinstance(given, dict):
+            return given
+        try:
+            return canonical(given, cls.model_fields, "this model has no such field")
+        except RequestError as error:
+            raise ValueError(str(error)) from None
 
     # What LangChain asks about.
 
@@ -131,19 +101,30 @@ class LayerRouteChatModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that changes an answer: LangChain's cache takes two models with equal values for one."""
-        fields = ("model", "adapter", "device", "dtype", "context_window", "max_batch_size")
-        routing = ("router", "program", "scope")
-        decoding = ("temperature", "top_p", "top_k", "seed", "max_tokens")
-        params: dict[str, Any] = {name: getattr(self, name) for name in (*fields, *routing, *decoding)}
-        params["stop_sequences"] = self.stop  # LangChain puts the `stop` of a call, even None, over a "stop"
+        params: dict[str, Any] = {name: getattr(self, name) for name in (*EngineOptions.model_fields, *_CALL_FIELDS)}
+        del params["timeout"]
+        params["stop_sequences"] = params.pop("stop")  # LangChain puts the `stop` of a call, even None, over a "stop"
         if self.engine is not None:
             params["engine"] = repr(self.engine.config)
         return {**params, "output_version": self.output_version, "layerroute_version": __version__}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        own = {ALIASES.get(name, name): value for name, value in kwargs.items()}
+        called = own.pop("stop", None)
+        params = super()._get_ls_params(stop=stop or called or self.stop, **own)
         params["ls_provider"] = PROVIDER
+        if own.get("max_tokens", self.max_tokens) is None:
+            params.pop("ls_max_tokens", None)
         return params
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The cache's key; it is asked for before the call, so what cannot be spelled is refused here."""
+        with langchain_errors():
+            self._call(stop, kwargs)
+        try:
+            return super()._get_llm_string(stop=stop, **kwargs)
+        except ValueError as error:  # an integer of thousands of digits, inside a tool for example
+            raise InvalidRequestError(f"the options are no key for the cache ({error}): call without one") from error
 
     def _resolve_model_profile(self) -> ModelProfile:
         profile = ModelProfile(
@@ -169,83 +150,78 @@ class LayerRouteChatModel(BaseChatModel):
 
     def _known_window(self) -> int | None:
         """Return the context window, unless only a download could tell: making a model must stay offline."""
-        name, _ = _split_model(self.model)
-        if self.engine is None and name != EMBEDDED and not Path(name).is_dir():
+        name, _ = split_model(self.model)
+        if self.engine is None and name != EMBEDDED and not os.path.isdir(name):
             return self.context_window
         return self._engine_for(name).context_window
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Token ids of `text` with this model's own tokenizer."""
-        name, _ = _split_model(self.model)
-        return list(encode_rendered(self._engine_for(name).tokenizer, text))
+        """Token ids of `text` with `custom_get_token_ids`, or else with this model's own tokenizer."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return list(encode_rendered(self._own_engine.tokenizer, text))
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[AnyTool] | None = None) -> int:
-        """Length in tokens of the prompt that `messages` and `tools` render to."""
-        name, _ = _split_model(self.model)
-        shown = to_chat_messages(messages, whole=False)
-        return count_tokens(self._engine_for(name), shown, to_openai_tools(tools or ()))
+        """Length in tokens of the prompt of `messages` and `tools`; without messages, of what tools add to a prompt."""
+        shown = to_openai_tools(tools or ())
+        if not messages:
+            return _size_of_tools(self._num_tokens, shown)
+        return self._num_tokens(to_chat_messages(messages, whole=False), shown)
+
+    def _num_tokens(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> int:
+        if self.custom_get_token_ids is None:
+            return count_tokens(self._own_engine, messages, tools)
+        return len(self.custom_get_token_ids(render(self._own_engine.tokenizer, messages, tools)))
 
     # One call.
 
-    def _engine_for(self, name: str) -> TextEngine:
-        if name != _split_model(self.model)[0]:
-            return shared_engine(
-                EngineConfig(model=name, device=self.device, dtype=self.dtype, max_batch_size=self.max_batch_size)
-            )
-        if self.engine is not None:
-            return self.engine  # type: ignore[no-any-return]
-        return shared_engine(
-            EngineConfig(
-                model=name,
-                adapter=self.adapter,
-                device=self.device,
-                dtype=self.dtype,
-                context_window=self.context_window,
-                max_batch_size=self.max_batch_size,
-            )
-        )
+    @property
+    def _own_engine(self) -> TextEngine:
+        return self._engine_for(split_model(self.model)[0])
 
-    def _step(self, messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]) -> Step:
+    def _engine_for(self, name: str) -> TextEngine:
+        own = name == split_model(self.model)[0]
+        if own and self.engine is not None:
+            return self.engine  # type: ignore[no-any-return]
+        described = {field: getattr(self, field) for field in EngineOptions.model_fields} | {"model": name}
+        if not own:  # what describes this model's weights is no matter of another's
+            described |= {"adapter": None, "context_window": None}
+        return shared_engine(EngineConfig(**described))
+
+    def _call(self, stop: Any, given: dict[str, Any]) -> ModelCall:
+        """The options of a call, over the fields."""
+        fields = {name: getattr(self, name) for name in ("model", *_CALL_FIELDS)}
+        return read_call(fields, given if stop is None else {"stop": stop, **given})
+
+    def _step(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> Step:
         """Render the prompt and put together the request; touches the tokenizer but not the weights."""
-        _refuse_unknown(options)
-        model = options.get("model") or self.model
-        name, preset = _split_model(model)
-        engine = self._engine_for(name)
-        tools = to_openai_tools(options.get("tools") or ())
+        call = self._call(stop, given)
+        engine = self._engine_for(split_model(call.model)[0])
+        tools = to_openai_tools(call.tools or ())
         prompt = Prompt(engine, to_chat_messages(messages), tools)
-        parallel = options.get("parallel_tool_calls")
+        _refuse_too_many(tools, engine, prompt)
         request = GenerationRequest(
             prompt_ids=prompt.ids,
-            max_tokens=self._option("max_tokens", options),
+            max_tokens=call.max_tokens,
             sampling=Sampling(
-                temperature=self._option("temperature", options),
-                top_k=self._option("top_k", options) or 0,
-                top_p=self._option("top_p", options) or 1.0,
-                seed=self._option("seed", options),
+                temperature=call.temperature,
+                top_k=call.top_k or 0,
+                top_p=1.0 if call.top_p is None else call.top_p,
+                seed=call.seed,
             ),
-            stop=_stop_strings(self.stop if stop is None else stop),
-            scope=self._option("scope", options),
+            stop=tuple(call.stop or ()),
+            router=call.router,
+            program=call.program,
+            scope=call.scope,
             constraint=to_constraint(
                 tools,
-                options.get("tool_choice"),
-                parallel=parallel is None or bool(parallel),
-                response_format=options.get("response_format"),
+                call.tool_choice,
+                parallel=call.parallel_tool_calls,
+                max_calls=call.max_tool_calls,
+                response_format=call.response_format,
             ),
-            **self._routing(options, preset),
         )
-        return Step(engine, prompt, request, model, self._option("timeout", options))
-
-    def _option(self, name: str, options: dict[str, Any]) -> Any:
-        value = options.get(name)
-        return getattr(self, name) if value is None else value
-
-    def _routing(self, options: dict[str, Any], preset: str | None) -> dict[str, str | None]:
-        """Router and program of a call: what the call names replaces both fields."""
-        called = options.get("router") or (preset if options.get("model") else None)
-        program = options.get("program")
-        if called or program:
-            return {"router": called, "program": program}
-        return {"router": self.router or preset, "program": self.program}
+        return Step(engine, prompt, request, call.model, call.timeout)
 
     def _generate(
         self,
@@ -329,12 +305,24 @@ class LayerRouteChatModel(BaseChatModel):
         four more; here it is as many as keep the rows taken and their successors waiting.
         """
         configs = get_config_list(config, len(inputs)) if inputs else []
-        rows = self._engine_for(_split_model(self.model)[0]).config.max_batch_size
+        rows = self._own_engine.config.max_batch_size
         if rows > 1 and configs and configs[0].get("max_concurrency") is None:
             configs[0] = {**configs[0], "max_concurrency": 2 * rows}
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     # What is built on a call.
+
+    if not TYPE_CHECKING:  # LangChain's own annotation is private, and not in every version
+
+        def bind(self, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+            """Fix options of the calls to come.
+
+            Raises:
+                InvalidRequestError: an option that is unknown or cannot be honoured.
+            """
+            with langchain_errors():
+                self._call(None, kwargs)
+            return super().bind(**kwargs)
 
     def bind_tools(
         self,
@@ -356,10 +344,10 @@ class LayerRouteChatModel(BaseChatModel):
         Raises:
             InvalidRequestError: a tool, choice or option that cannot be honoured.
         """
-        _refuse_unknown(kwargs)
         shown = to_openai_tools(tools)
+        with langchain_errors():
+            to_constraint(shown, tool_choice, response_format=kwargs.get("response_format"))
         if tool_choice is not None:
-            to_choice(tool_choice, shown)
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=shown, **kwargs)
 
@@ -394,23 +382,26 @@ class LayerRouteChatModel(BaseChatModel):
         return with_raw(llm, parser) if include_raw else llm | parser
 
 
+_CALL_FIELDS = tuple(CallOptions.model_fields)
+
 ChatLayerRoute = LayerRouteChatModel
 """The same class under LangChain's naming rule."""
 
 
-def _split_model(model: str) -> tuple[str, str | None]:
-    """Split "NAME@ROUTER" into name and router."""
-    name, _, router = model.partition("@")
-    return name, router or None
+def _size_of_tools(count: Callable[[list[dict[str, Any]], list[dict[str, Any]]], int], tools: list[Any]) -> int:
+    """What tools add to a prompt, by a count of messages and tools."""
+    empty = [{"role": "user", "content": ""}]
+    return count(empty, tools) - count(empty, [])
 
 
-def _stop_strings(stop: list[str] | str | None) -> tuple[str, ...]:
-    return (stop,) if isinstance(stop, str) else tuple(stop or ())
-
-
-def _refuse_unknown(options: dict[str, Any]) -> None:
-    unknown = options.keys() - set(_CALL_OPTIONS)
-    if unknown:
-        raise InvalidRequestError(
-            f"unknown option {', '.join(sorted(map(repr, unknown)))}: a call takes stop, {', '.join(_CALL_OPTIONS)}"
+def _refuse_too_many(tools: list[dict[str, Any]], engine: TextEngine, prompt: Prompt) -> None:
+    """Say so where it is the tools that fill the window; of other prompts that are too long the engine speaks."""
+    if not tools or len(prompt.ids) < engine.context_window:
+        return
+    size = _size_of_tools(partial(count_tokens, engine), tools)
+    if 2 * size > engine.context_window:
+        raise ContextWindowError(
+            f"the prompt has {len(prompt.ids)} tokens and the window of {engine.model_name} holds "
+            f"{engine.context_window}, answer included; its {len(tools)} tools alone take {size} of them: "
+            "bind fewer tools, shorten their descriptions, or use a model with a larger window"
         )

@@ -20,16 +20,6 @@ from layerroute.errors import (
     RouterError,
 )
 
-# First match wins, so a class stands before its bases. What is not listed (broken weights, a bad bundle, no such
-# device) is no matter of the request and keeps its own class.
-_LANGCHAIN_CLASSES: tuple[tuple[type[LayerRouteError], type[ModelError]], ...] = (
-    (ContextWindowError, ContextOverflowError),
-    (BackboneNotFoundError, ModelNotFoundError),
-    (RequestError, ModelInvalidRequestError),
-    (RouterError, ModelInvalidRequestError),
-    (ProgramError, ModelInvalidRequestError),
-)
-
 
 class InvalidRequestError(RequestError, ModelInvalidRequestError):
     """A call that cannot be honoured: unknown option, unsupported content, bad tool or tool choice."""
@@ -41,6 +31,17 @@ class StructuredAnswerError(OutputParserException, LayerRouteError):
 
 class TruncatedAnswerError(StructuredAnswerError):
     """An answer that `max_tokens`, the context window or a stop string cut off before its object was whole."""
+
+
+# First match wins, so a class stands before its bases. What is not listed (broken weights, a bad bundle, no such
+# device) is no matter of the request and keeps its own class.
+_LANGCHAIN_CLASSES: tuple[tuple[type[LayerRouteError], type[ModelError]], ...] = (
+    (ContextWindowError, ContextOverflowError),
+    (BackboneNotFoundError, ModelNotFoundError),
+    (RequestError, InvalidRequestError),
+    (RouterError, InvalidRequestError),
+    (ProgramError, InvalidRequestError),
+)
 
 
 @contextmanager

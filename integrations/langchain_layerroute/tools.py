@@ -1,7 +1,7 @@
 """Tools, tool choices and response formats of LangChain, as the output constraint the engine obeys."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 
 from langchain_layerroute.errors import InvalidRequestError
 from layerroute.engine.request import OutputConstraint, ToolSpec
+from layerroute.errors import shown
 
 AnyTool = dict[str, Any] | type | Callable[..., Any] | BaseTool
 ToolChoice = str | bool | dict[str, Any] | None
@@ -27,8 +28,10 @@ def to_openai_tools(tools: Sequence[AnyTool]) -> list[dict[str, Any]]:
     """Convert tools of any form that LangChain knows to the dicts that the chat template shows to the model.
 
     Raises:
-        InvalidRequestError: something that is no tool, or a tool that only a provider's server could run.
+        InvalidRequestError: no list, something that is no tool, or a tool that only a provider's server could run.
     """
+    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
+        raise InvalidRequestError(f"tools must be a list of tools, not {shown(tools)}: put a single one into a list")
     return [_to_openai_tool(tool) for tool in tools]
 
 
@@ -37,17 +40,20 @@ def _to_openai_tool(tool: AnyTool) -> dict[str, Any]:
         converted = convert_to_openai_tool(tool)
     except (ValueError, TypeError) as error:
         raise InvalidRequestError(f"cannot read a tool: {error}") from error
-    if converted.get("type") != "function" or "name" not in converted.get("function", {}):
+    function = converted.get("function")
+    if converted.get("type") != "function" or not isinstance(function, dict):
         raise InvalidRequestError(
-            f"a tool of type {converted.get('type')!r} would run on a provider's server: bind a function instead"
+            f"a tool of type {shown(converted.get('type'))} would run on a provider's server: bind a function instead"
         )
-    function = converted["function"]
-    shown = {
-        "name": function["name"],
+    name = function.get("name")
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"a tool is named {shown(name)}: give it a name of text")
+    described = {
+        "name": name,
         "description": function.get("description", ""),
         "parameters": function.get("parameters") or _NO_PARAMETERS,
     }
-    return {"type": "function", "function": shown}
+    return {"type": "function", "function": described}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +78,18 @@ def to_choice(choice: ToolChoice, tools: Sequence[dict[str, Any]]) -> Choice:
     if choice is True:
         choice = "required"
     if not isinstance(choice, str):
-        raise InvalidRequestError(f"cannot read tool_choice {choice!r}: use 'auto', 'none', 'any' or a tool's name")
+        raise InvalidRequestError(
+            f"cannot read tool_choice {shown(choice)}: use 'auto', 'none', 'any' or a tool's name"
+        )
     if choice in names:
         return Choice("required", choice)
     if choice not in _WORDS:
         offered = ", ".join(names) or "no tool at all"
         raise InvalidRequestError(
-            f"tool_choice names {choice!r}, but bound is {offered}: use 'auto', 'none', 'any' or a bound tool's name"
+            f"tool_choice names {shown(choice)}, but bound is {offered}: use 'auto', 'none', 'any' or a bound name"
         )
     if _WORDS[choice] == "required" and not names:
-        raise InvalidRequestError(f"tool_choice {choice!r} demands a call but no tool is bound: bind at least one")
+        raise InvalidRequestError(f"tool_choice {shown(choice)} demands a call but no tool is bound: bind at least one")
     return Choice(_WORDS[choice])
 
 
@@ -90,10 +98,11 @@ def _choice_of_dict(choice: dict[str, Any]) -> str:
     name = function.get("name") if isinstance(function, dict) else choice.get("name")
     if choice.get("type") in ("function", "tool") and isinstance(name, str):
         return name
-    if choice.get("type") in _WORDS:
-        return str(choice["type"])
+    word = choice.get("type")
+    if isinstance(word, str) and word in _WORDS:
+        return word
     raise InvalidRequestError(
-        f'cannot read tool_choice {choice!r}: use {{"type": "function", "function": {{"name": ...}}}}'
+        f'cannot read tool_choice {shown(choice)}: use {{"type": "function", "function": {{"name": ...}}}}'
     )
 
 
@@ -101,13 +110,14 @@ def to_constraint(
     tools: Sequence[dict[str, Any]],
     tool_choice: ToolChoice = None,
     *,
-    parallel: bool = True,
+    parallel: bool | None = None,
+    max_calls: int = 8,
     response_format: Any = None,
 ) -> OutputConstraint:
     """Build the constraint of one call; `tools` are in OpenAI form.
 
     A named choice leaves only that tool callable, "none" leaves none; the prompt shows all of them either way, so
-    the tools' part of the KV cache holds whatever is chosen.
+    the tools' part of the KV cache holds whatever is chosen. A named choice is one call, unless `parallel` says more.
 
     Raises:
         InvalidRequestError: a choice, tool or format that cannot be honoured.
@@ -117,7 +127,8 @@ def to_constraint(
     return OutputConstraint(
         tools=tuple(ToolSpec(tool["name"], _json(tool["parameters"])) for tool in callable_tools),
         tool_choice=choice.mode if callable_tools else "none",
-        parallel=parallel,
+        parallel=choice.name is None if parallel is None else parallel,
+        max_calls=max_calls,
         response_schema=to_response_schema(response_format),
     )
 
@@ -143,7 +154,7 @@ def to_response_schema(response_format: Any) -> str | None:
             return _schema_of_format(response_format)
         if kind is not None or response_format.keys() & {"properties", "$ref", "anyOf", "enum", "const"}:
             return _json(response_format)
-        raise InvalidRequestError(f"cannot read response_format {response_format!r}: send a JSON schema")
+        raise InvalidRequestError(f"cannot read response_format {shown(response_format)}: send a JSON schema")
     try:
         return _json(convert_to_json_schema(response_format))
     except (ValueError, TypeError) as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from layerroute.console import PlainConsole, RunView, plain, plain_json
-from layerroute.errors import ContextWindowError, LayerRouteError
+from layerroute.errors import ContextWindowError, LayerRouteError, RequestError
 from layerroute.ledger import append, new_run_id
 from layerroute.report import StepReport
 
@@ -47,10 +47,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chat_model(args: argparse.Namespace) -> "LayerRouteChatModel":
-    """Make the model the options name; weights are loaded at its first call."""
-    from langchain_layerroute import LayerRouteChatModel
+    """Make the model the options name; weights are loaded at its first call.
 
-    return LayerRouteChatModel(
+    Raises:
+        RequestError: an option that cannot be honoured, by name.
+    """
+    return make_chat_model(
         model=args.model,
         adapter=args.adapter,
         device=args.device,
@@ -58,6 +60,23 @@ def chat_model(args: argparse.Namespace) -> "LayerRouteChatModel":
         program=args.program,
         scope=args.scope,
     )
+
+
+def make_chat_model(**options: Any) -> "LayerRouteChatModel":
+    """Make a model of options that a command line gave.
+
+    Raises:
+        RequestError: an option that cannot be honoured, by name.
+    """
+    from pydantic import ValidationError
+
+    from langchain_layerroute import LayerRouteChatModel
+    from layerroute.options import problems
+
+    try:
+        return LayerRouteChatModel(**options)
+    except ValidationError as error:
+        raise RequestError(problems(error)) from None
 
 
 class Recorder:

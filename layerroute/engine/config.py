@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from layerroute.backbone.config import EMBEDDED
-from layerroute.errors import RequestError
+from layerroute.options import EngineOptions, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,7 @@ class EngineConfig:
     fast_forward: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_batch_size < 1:
-            raise RequestError(f"max_batch_size must be at least 1, not {self.max_batch_size}")
+        read(EngineOptions, {name: getattr(self, name) for name in EngineOptions.model_fields})
 
     @property
     def conversations(self) -> int:

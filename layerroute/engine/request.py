@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from layerroute.errors import RequestError
+from layerroute.errors import RequestError, shown
+from layerroute.options import CallOptions, read
 from layerroute.report import Scope, StepReport
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
@@ -30,12 +31,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0.0:
-            raise RequestError(f"temperature must be 0 or more, not {self.temperature}")
-        if not 0.0 < self.top_p <= 1.0:
-            raise RequestError(f"top_p must lie in (0, 1], not {self.top_p}")
-        if self.top_k < 0:
-            raise RequestError(f"top_k must be 0 (off) or more, not {self.top_k}")
+        read(CallOptions, {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "seed")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +50,7 @@ class OutputConstraint:
         tools: tools that may be called. Empty: no call is possible.
         tool_choice: "auto" (text or calls), "required" (at least one call), "none" (no call).
         parallel: whether one answer may hold several calls.
+        max_calls: most calls in one answer that may hold several.
         response_schema: JSON text of a JSON schema the text answer must satisfy, or None for free text.
             With tools and "auto" the answer is calls or a document of the schema.
     """
@@ -62,10 +59,16 @@ class OutputConstraint:
     tool_choice: Literal["auto", "required", "none"] = "auto"
     parallel: bool = True
     response_schema: str | None = None
+    max_calls: int = 8
 
     def __post_init__(self) -> None:
         if self.tool_choice == "required" and not self.tools:
             raise RequestError("tool_choice demands a call but no tool was offered: bind at least one tool")
+        if self.tool_choice == "required" and self.response_schema is not None:
+            raise RequestError(
+                "a call is demanded and so is a document of a schema, and one answer cannot be both: leave out the "
+                "response format, or use tool_choice 'auto', which allows either"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +98,9 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise RequestError("the prompt is empty: send at least one message")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise RequestError(f"max_tokens must be at least 1, not {self.max_tokens}")
-        if any(not text for text in self.stop):
-            raise RequestError("a stop string must not be empty")
-        if self.scope not in ("generation", "sequence"):
-            raise RequestError(f"unknown scope {self.scope!r}: use 'generation' or 'sequence'")
+        if isinstance(self.stop, str):
+            raise RequestError(f"stop must be a tuple of strings, not {shown(self.stop)}: put it into one")
+        read(CallOptions, {name: getattr(self, name) for name in ("max_tokens", "stop", "router", "program", "scope")})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Routers by their text form, as the command line and requests name them."""
 
 from layerroute.bundle import Bundle
-from layerroute.errors import RouterError
+from layerroute.errors import RouterError, shown
 from layerroute.program import LayerProgram
 from layerroute.routers.base import Router
 from layerroute.routers.baseline import LengthRouter, RandomRouter
@@ -16,6 +16,13 @@ SPECS = {
     "length:TOKENS:PROGRAM": "prompts of at most TOKENS tokens run the program, longer ones every block",
 }
 """Router specs and what they mean."""
+
+_NAMES = frozenset(spec.partition(":")[0] for spec in SPECS)
+
+
+def is_spec(text: str) -> bool:
+    """Whether a text begins as a router spec does."""
+    return text.strip().partition(":")[0] in _NAMES
 
 
 def make_router(spec: str, num_blocks: int, bundle: Bundle | None) -> Router:
@@ -62,4 +69,4 @@ def _integer(text: str, spec: str) -> int:
 
 
 def _unknown(spec: str) -> RouterError:
-    return RouterError(f"cannot read router {spec!r}: use one of {', '.join(SPECS)}")
+    return RouterError(f"cannot read router {shown(spec)}: use one of {', '.join(SPECS)}")

@@ -316,7 +316,7 @@ def test_a_batch_of_one_is_the_path_for_single_rows(folder, alone):
 
 
 def test_batches_that_cannot_be_held_are_refused(folder):
-    with pytest.raises(RequestError, match="max_batch_size must be at least 1, not 0"):
+    with pytest.raises(RequestError, match="max_batch_size must be a whole number of calls, at least 1, not 0"):
         EngineConfig(max_batch_size=0)
     engine = Engine(EngineConfig(model=str(folder), max_batch_size=10**9))
     with pytest.raises(RequestError, match="lower max_batch_size or context_window"):
