@@ -162,7 +162,7 @@ class Step:
             usage_metadata=_usage(result),
             response_metadata=self._metadata(result),
         )
-        if result.stop_string is None:  # else the ids hold what was cut off
+        if result.stop_string is None and not answer.repeated:  # else the ids hold what was cut off or left out
             self._prompt.remember(self._engine, assistant_message(answer.content, message), result.token_ids)
         return message
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from langchain_layerroute.errors import InvalidRequestError, StructuredAnswerError, TruncatedAnswerError
 from langchain_layerroute.tools import to_openai_tools
-from layerroute.chat.parser import read_json
+from layerroute.engine.json_values import read_json
 
 StructuredMethod = Literal["function_calling", "json_schema", "json_mode"]
 

@@ -1,19 +1,20 @@
 """AnswerParser: the deltas of an answer to text and tool calls, as they come."""
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from layerroute.engine.json_values import identity, read_json
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Delta
 from layerroute.report import StepKind
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 _ARGUMENTS = re.compile(r'\s*,\s*"arguments"\s*:\s*(?=\{)')
 _JSON_TURN = re.compile(r'["\\{}]')
+_SPACE = " \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,21 @@ class InvalidToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """The whole answer: text, calls in order, calls that cannot be read, and the observed kind of the step."""
+    """The whole answer.
+
+    Attributes:
+        content: its text.
+        tool_calls: calls in order; one that was written twice is there once.
+        invalid_tool_calls: calls that cannot be carried out.
+        kind: the observed kind of the step.
+        repeated: whether a call was written again, word for word, and left out; the answer's tokens hold it still.
+    """
 
     content: str
     tool_calls: tuple[ParsedToolCall, ...]
     invalid_tool_calls: tuple[InvalidToolCall, ...]
     kind: StepKind
+    repeated: bool = False
 
 
 @dataclass(slots=True)
@@ -82,6 +92,7 @@ class _OpenCall:
     """The call that is being read. `position` is how far `text` has been reported or understood."""
 
     index: int
+    held: bool  # an earlier call begins with this text: nothing is reported while it may be the same
     text: str = ""
     position: int = 0
     name: str | None = None
@@ -96,6 +107,9 @@ class _OpenCall:
 class AnswerParser:
     """Reads one answer. Calls are told from text that spells the markers by the token ids of the deltas.
 
+    A call stands once in an answer: word for word again, it is left out, and in other words it is invalid. White space
+    around calls is markup and no content.
+
     Args:
         tokenizer: tokenizer of the backbone; without `<tool_call>` tokens everything is text.
     """
@@ -105,9 +119,13 @@ class AnswerParser:
         self._open_delta = Delta(TOOL_CALL_OPEN, (added.get(TOOL_CALL_OPEN, -1),))
         self._close_delta = Delta(TOOL_CALL_CLOSE, (added.get(TOOL_CALL_CLOSE, -1),))
         self._content: list[str] = []
-        self._newline_held = False  # the last "\n" of the text: dropped if a call follows
+        self._space = ""  # held back: dropped if a call follows
+        self._at_edge = True  # no text yet since the beginning, or since the last call
         self._call: _OpenCall | None = None
         self._num_calls = 0
+        self._texts: list[str] = []  # of the calls so far
+        self._identities: set[str] = set()
+        self._repeated = False
         self._calls: list[ParsedToolCall] = []
         self._invalid: list[InvalidToolCall] = []
 
@@ -115,16 +133,18 @@ class AnswerParser:
         """The events that a delta makes certain."""
         if delta == self._open_delta:
             events = self._end_call(closed=False)
-            self._newline_held = False
-            self._call = _OpenCall(self._num_calls)
+            self._space = ""
+            self._call = _OpenCall(self._num_calls, held=bool(self._texts))
             self._num_calls += 1
             return events
-        if self._call is None:
+        call = self._call
+        if call is None:
             return self._add_text(delta.text)
         if delta == self._close_delta:
             return self._end_call(closed=True)
-        self._call.text += delta.text
-        return _stream(self._call)
+        call.text += delta.text
+        call.held = call.held and any(text.startswith(call.text) for text in self._texts)
+        return [] if call.held else _stream(call)
 
     def finish(self) -> ParsedAnswer:
         """The whole answer; nothing may be fed afterwards. Whoever streams events takes `events_at_end` first."""
@@ -134,23 +154,27 @@ class AnswerParser:
             tool_calls=tuple(self._calls),
             invalid_tool_calls=tuple(self._invalid),
             kind=StepKind.TOOL_CALL if self._num_calls else StepKind.PLANNING,
+            repeated=self._repeated,
         )
 
     def events_at_end(self) -> list[Event]:
         """The last events: text that was held back, or the end of a call that was cut off."""
         events = self._end_call(closed=False)
-        if self._newline_held:
-            self._newline_held = False
-            self._content.append("\n")
-            events.append(TextDelta("\n"))
+        space, self._space = self._space, ""
+        if space and not (self._at_edge and self._num_calls):
+            self._content.append(space)
+            events.append(TextDelta(space))
         return events
 
     def _add_text(self, text: str) -> list[Event]:
-        if not text:
+        text = self._space + text
+        if self._at_edge and not text.strip(_SPACE):
+            self._space = text
             return []
-        if self._newline_held:
-            text = "\n" + text
-        self._newline_held = text.endswith("\n")
+        if self._at_edge and self._num_calls and not self._content:
+            text = text.lstrip(_SPACE)
+        self._at_edge = False
+        self._space = "\n" if text.endswith("\n") else ""
         text = text.removesuffix("\n")
         if not text:
             return []
@@ -161,9 +185,15 @@ class AnswerParser:
         call, self._call = self._call, None
         if call is None:
             return []
-        events: list[Event] = []
+        self._at_edge = True
+        if call.held and call.text in self._texts:
+            self._repeated = True
+            self._num_calls -= 1
+            return []
+        events = _stream(call) if call.held else []
+        self._texts.append(call.text)
         try:
-            parsed = _read_call(call)
+            parsed = self._read_call(call)
         except (ValueError, RecursionError) as error:
             reason = str(error) if closed else f"the answer ended inside the call ({error})"
             self._invalid.append(InvalidToolCall(call.index, call.name, call.text, reason))
@@ -177,6 +207,26 @@ class AnswerParser:
         if call.name is not None:
             events.append(ToolCallEnd(call.index))
         return events
+
+    def _read_call(self, call: _OpenCall) -> ParsedToolCall:
+        """The call that the text between the markers describes.
+
+        Raises:
+            ValueError: it describes none, another one than was streamed, or an earlier one.
+        """
+        body = read_json(call.text)
+        if not isinstance(body, dict) or not isinstance(body.get("name"), str):
+            raise ValueError('the call is not a JSON object with a "name"')
+        name, arguments = body["name"], body.get("arguments", {})
+        if not isinstance(arguments, dict):
+            raise ValueError('the "arguments" of the call are not a JSON object')
+        if call.name not in (None, name) or (call.streaming and read_json("".join(call.arguments)) != arguments):
+            raise ValueError("the call is another one than it began as")
+        key = identity([name, arguments])
+        if key in self._identities:
+            raise ValueError("the call repeats an earlier one of this answer")
+        self._identities.add(key)
+        return ParsedToolCall(name, arguments)
 
 
 def _stream(call: _OpenCall) -> list[Event]:
@@ -226,41 +276,3 @@ def _take_object(call: _OpenCall) -> str:
             call.complete = call.depth == 0
     call.position = position
     return text[start:position]
-
-
-def _read_call(call: _OpenCall) -> ParsedToolCall:
-    """The call that the text between the markers describes.
-
-    Raises:
-        ValueError: it describes none, or another one than was streamed.
-    """
-    body = read_json(call.text)
-    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
-        raise ValueError('the call is not a JSON object with a "name"')
-    name, arguments = body["name"], body.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise ValueError('the "arguments" of the call are not a JSON object')
-    if call.name not in (None, name) or (call.streaming and read_json("".join(call.arguments)) != arguments):
-        raise ValueError('the call has more than one "name" or "arguments"')
-    json.dumps([name, arguments], ensure_ascii=False).encode()  # half a surrogate pair could not be sent on
-    return ParsedToolCall(name, arguments)
-
-
-def read_json(text: str) -> Any:
-    """JSON as in RFC 8259, but with raw line breaks allowed in strings, as models write them.
-
-    Raises:
-        ValueError, RecursionError: it is no JSON, holds a number that is too large, or is nested too deeply.
-    """
-    return json.loads(text, strict=False, parse_constant=_no_constant, parse_float=_finite_float)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text[:20]} is too large")
-    return value

@@ -7,6 +7,7 @@ until the model emits the `<tool_call>` token and follows the matcher from there
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.backbone.token_mask import mask_of, num_words
+from layerroute.engine.detokenizer import token_bytes
+from layerroute.engine.json_values import NumberScanner, identity, read_json
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, OutputConstraint, ToolSpec
 from layerroute.engine.schema import prepare_schema
 from layerroute.errors import LayerRouteError, RequestError, ToolSchemaError
@@ -42,21 +45,47 @@ class _Plan:
     free_mask_W: Tensor | None
 
 
-class Grammar:
-    """What one answer may be, token by token. Made by `GrammarFactory.build`; not for several threads at once."""
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """What a grammar knows of the vocabulary.
 
-    def __init__(self, plan: _Plan, vocab_size: int, open_id: int | None, end_id: int) -> None:
+    Attributes:
+        vocab_size: columns `V` of the logits.
+        open_id, close_id: markers around a call, or None.
+        end_id: ends the answer.
+        bytes_of: bytes of a token, by id.
+        no_digit_W: mask of all tokens but those that begin with a digit.
+    """
+
+    vocab_size: int
+    open_id: int | None
+    close_id: int | None
+    end_id: int
+    bytes_of: tuple[bytes, ...]
+    no_digit_W: Tensor
+
+
+class Grammar:
+    """What one answer may be, token by token. Made by `GrammarFactory.build`; not for several threads at once.
+
+    Beyond the matcher it ends two things that a model may otherwise repeat for ever: the digits of a number, and calls
+    that have been made already (a repeated call ends the answer).
+    """
+
+    def __init__(self, plan: _Plan, tokens: _Tokens) -> None:
         self._plan = plan
-        self._vocab_size = vocab_size
-        self._open_id = open_id
-        self._end_id = end_id
+        self._tokens = tokens
         self._matcher = plan.at_start.deep_copy() if plan.at_start is not None else None
         self._ended = False
+        self._numbers = NumberScanner()
+        self._call = bytearray()
+        self._calls: set[str] = set()
+        self._repeated = False
 
     @property
     def finished(self) -> bool:
         """Whether only the end token may follow (or has already come)."""
-        if self._ended:
+        if self._ended or self._repeated:
             return True
         if self._matcher is None or not self._matcher.is_accepting():
             return False
@@ -70,20 +99,24 @@ class Grammar:
         """
         if self._matcher is None:
             return self._plan.free_mask_W
-        if self._ended:
-            return mask_of([self._end_id], self._vocab_size)
-        words = np.empty((1, num_words(self._vocab_size)), dtype=np.int32)
+        if self._ended or self._repeated:
+            return mask_of([self._tokens.end_id], self._tokens.vocab_size)
+        words = np.empty((1, num_words(self._tokens.vocab_size)), dtype=np.int32)
         fill_next_token_bitmask(self._matcher, words)
         self._check()
-        return torch.from_numpy(words[0])
+        mask_W = torch.from_numpy(words[0])
+        if self._numbers.too_long:
+            shorter_W = mask_W & self._tokens.no_digit_W
+            return shorter_W if shorter_W.any() else mask_W
+        return mask_W
 
     def forced(self) -> tuple[int, ...]:
         """Tokens that the grammar leaves no choice about from here, without the end token; () if there is a choice."""
-        if self._matcher is None or self._ended:
+        if self._matcher is None or self._ended or self._repeated:
             return ()
         tokens: list[int] = self._matcher.compute_ff_tokens()
         self._check()
-        return tuple(token for token in tokens if token != self._end_id)
+        return tuple(token for token in tokens if token != self._tokens.end_id)
 
     def accept(self, token_id: int) -> None:
         """Advance by a token that the mask allows.
@@ -95,20 +128,39 @@ class Grammar:
             raise LayerRouteError(f"token {token_id} comes after the end of the answer: stop at the end token")
         if self._matcher is None:
             self._accept_free(token_id)
-        elif not self._matcher.consume_token(token_id):
+        elif (self._repeated and token_id != self._tokens.end_id) or not self._matcher.consume_token(token_id):
             raise LayerRouteError(f"token {token_id} is not allowed here: pick tokens under the grammar's mask")
-        self._ended = token_id == self._end_id
+        self._ended = token_id == self._tokens.end_id
+        if self._matcher is not None and not self._ended:
+            self._read(token_id)
 
     def _accept_free(self, token_id: int) -> None:
         mask_W = self._plan.free_mask_W
         if mask_W is not None and not int(mask_W[token_id // 32]) >> (token_id % 32) & 1:
             raise LayerRouteError(f"token {token_id} is not allowed here: pick tokens under the grammar's mask")
-        if token_id == self._open_id and self._plan.at_call is not None:
+        if token_id == self._tokens.open_id and self._plan.at_call is not None:
             self._matcher = self._plan.at_call.deep_copy()
+
+    def _read(self, token_id: int) -> None:
+        if token_id == self._tokens.open_id:
+            self._call.clear()
+        elif token_id == self._tokens.close_id:
+            self._end_call()
+        else:
+            self._numbers.feed(self._tokens.bytes_of[token_id])
+            self._call += self._tokens.bytes_of[token_id]
+
+    def _end_call(self) -> None:
+        try:
+            call = identity(read_json(self._call.decode()))
+        except (ValueError, RecursionError):  # for the parser to tell
+            return
+        self._repeated = call in self._calls
+        self._calls.add(call)
 
     def _only_end_allowed(self) -> bool:
         mask_W = self.mask()
-        return mask_W is not None and torch.equal(mask_W, mask_of([self._end_id], self._vocab_size))
+        return mask_W is not None and torch.equal(mask_W, mask_of([self._tokens.end_id], self._tokens.vocab_size))
 
     def _check(self) -> None:
         assert self._matcher is not None  # callers look first
@@ -159,7 +211,14 @@ class GrammarFactory:
             self._plans.move_to_end(constraint)
             if plan == _Plan(None, None, None):
                 return None
-            return Grammar(plan, self._vocab_size, self._open_id, self._end_id)
+            return Grammar(plan, self._tokens)
+
+    @cached_property
+    def _tokens(self) -> _Tokens:
+        bytes_of = token_bytes(self._tokenizer)
+        digits = {token_id for token_id, spelled in enumerate(bytes_of) if spelled[:1].isdigit()}
+        no_digit_W = mask_of(set(range(self._vocab_size)) - digits, self._vocab_size)
+        return _Tokens(self._vocab_size, self._open_id, self._close_id, self._end_id, bytes_of, no_digit_W)
 
     def _compile(self, constraint: OutputConstraint) -> _Plan:
         may_call = bool(constraint.tools) and constraint.tool_choice != "none"
@@ -189,7 +248,8 @@ class GrammarFactory:
         names = [tool.name for tool in constraint.tools]
         if len(set(names)) < len(names):
             raise ToolSchemaError(f"two tools share a name among {sorted(names)}: give every tool a name of its own")
-        more = f'("\\n" <[{self._open_id}]> body)*' if constraint.parallel else ""
+        further = constraint.max_calls - 1 if constraint.parallel else 0
+        more = f'("\\n" <[{self._open_id}]> body){{0,{further}}}' if further else ""
         rules = [
             f"calls: <[{self._open_id}]> after_open",
             f"after_open: body {more}",
@@ -210,7 +270,7 @@ class GrammarFactory:
         schema = prepare_schema(text, owner, arguments)
         styled: dict[str, Any] = {**schema, "x-guidance": _JSON_STYLE}
         compiled = LLMatcher.grammar_from_json_schema(styled)
-        failed, messages = LLMatcher.validate_grammar_with_warnings(compiled, self._tokens(), limits=_LIMITS)
+        failed, messages = LLMatcher.validate_grammar_with_warnings(compiled, self._matcher_tokens(), limits=_LIMITS)
         if failed:
             raise ToolSchemaError(
                 f"{owner}: no grammar can be built from its JSON schema ({_first_line(messages[0])}): "
@@ -220,7 +280,7 @@ class GrammarFactory:
 
     def _matcher(self, rules: list[str]) -> LLMatcher:
         lark = "%llguidance {}\n" + "\n".join(rules)
-        matcher = LLMatcher(self._tokens(), LLMatcher.grammar_from_lark(lark), log_level=0, limits=_LIMITS)
+        matcher = LLMatcher(self._matcher_tokens(), LLMatcher.grammar_from_lark(lark), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise ToolSchemaError(
                 f"no grammar can be built from these tools together ({_first_line(matcher.get_error())}): "
@@ -228,7 +288,7 @@ class GrammarFactory:
             )
         return matcher
 
-    def _tokens(self) -> LLTokenizer:
+    def _matcher_tokens(self) -> LLTokenizer:
         """llguidance's view of the vocabulary, made at first need (seconds for a large one).
 
         Every added token is declared special, so that none passes as text inside a JSON string; left to itself,

@@ -49,7 +49,7 @@ class OutputConstraint:
     Attributes:
         tools: tools that may be called. Empty: no call is possible.
         tool_choice: "auto" (text or calls), "required" (at least one call), "none" (no call).
-        parallel: whether one answer may hold several calls.
+        parallel: whether one answer may hold several calls; none is made twice.
         max_calls: most calls in one answer that may hold several.
         response_schema: JSON text of a JSON schema the text answer must satisfy, or None for free text.
             With tools and "auto" the answer is calls or a document of the schema.
@@ -68,6 +68,10 @@ class OutputConstraint:
             raise RequestError(
                 "a call is demanded and so is a document of a schema, and one answer cannot be both: leave out the "
                 "response format, or use tool_choice 'auto', which allows either"
+            )
+        if self.max_calls < 1:
+            raise RequestError(
+                f"an answer may hold at least one call, not {self.max_calls}: to forbid calls, set tool_choice='none'"
             )
 
 

@@ -17,6 +17,7 @@ from layerroute.chat.parser import (
     ToolCallEnd,
     ToolCallStart,
 )
+from layerroute.engine.json_values import identity
 from layerroute.engine.request import Delta
 from layerroute.report import StepKind
 
@@ -50,10 +51,11 @@ values = st.recursive(
 )
 arguments = st.dictionaries(st.text('ab"\\', max_size=3), values, max_size=3)
 calls = st.tuples(st.text('ab"\\é', min_size=1, max_size=4), arguments)
+different_calls = st.lists(calls, max_size=3, unique_by=lambda call: identity(list(call)))
 contents = st.text(st.sampled_from("a b\n<tool_call>{}"), max_size=12)
 
 
-@given(contents, st.lists(calls, max_size=3), st.integers(1, 9), st.booleans(), st.booleans())
+@given(contents, different_calls, st.integers(1, 9), st.booleans(), st.booleans())
 def test_an_answer_is_read_whatever_the_pieces(
     content: str, made: list[tuple[str, dict[str, Any]]], size: int, swapped: bool, indented: bool
 ) -> None:
@@ -65,6 +67,8 @@ def test_an_answer_is_read_whatever_the_pieces(
         newline = pieces("\n", 1) if deltas else []
         deltas += [*newline, *one_call(f"\n{json.dumps(body, indent=2 if indented else None)}\n", size)]
     answer, events = parse(deltas)
+    if made and not content.strip():
+        content = ""  # markup
     assert answer.content == content
     assert answer.tool_calls == tuple(ParsedToolCall(name, args) for name, args in made)
     assert answer.invalid_tool_calls == ()
@@ -97,6 +101,55 @@ def test_text_streams_without_delay_except_a_newline_that_a_call_may_swallow() -
     assert parser.finish().content == "Hello\n\nthere"
 
 
+def test_white_space_around_calls_is_no_content_wherever_the_answer_is_cut() -> None:
+    deltas = [
+        *pieces("\n\n", 1),
+        *one_call('{"name": "f"}'),
+        *pieces("\n", 1),
+        *one_call('{"name": "g"}'),
+        *pieces("\n ", 1),
+    ]
+    for end in range(deltas.index(OPEN) + 1, len(deltas) + 1):
+        answer, events = parse(deltas[:end])
+        assert answer.content == ""
+        assert not any(isinstance(event, TextDelta) for event in events)
+    answer, events = parse([*deltas, Delta("\nDone\n", (1,))])
+    assert answer.content == "Done\n" == "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert parse(pieces("\n \n", 1))[0].content == "\n \n"  # an answer without calls is what the model wrote
+
+
+@given(calls, st.lists(calls, max_size=2), st.integers(1, 9), st.integers(0, 400))
+def test_a_call_that_is_written_again_is_left_out_and_never_streamed(
+    made: tuple[str, dict[str, Any]], others: list[tuple[str, dict[str, Any]]], size: int, cut: int
+) -> None:
+    order = [made, *others, made]
+    bodies = [f"\n{json.dumps({'name': name, 'arguments': args})}\n" for name, args in order]
+    answer, events = parse([delta for body in bodies for delta in one_call(body, size)][:cut])
+    carried_out = [identity([call.name, call.arguments]) for call in answer.tool_calls]
+    assert len(set(carried_out)) == len(carried_out)
+    started = {event.index for event in events if isinstance(event, ToolCallStart)}
+    broken = {call.index for call in answer.invalid_tool_calls}
+    streamed = [json.loads(arguments_of(events, index)) for index in sorted(started - broken)]
+    assert streamed == [call.arguments for call in answer.tool_calls]
+
+
+def test_a_call_that_is_written_again_in_other_words_is_invalid() -> None:
+    bodies = [
+        '{"name": "f", "arguments": {"a": 1, "b": "é"}}',
+        '{"name": "f", "arguments": {"b": "\\u00e9", "a": 1.0}}',
+    ]
+    answer, _ = parse([delta for body in bodies for delta in one_call(body)])
+    assert answer.tool_calls == (ParsedToolCall("f", {"a": 1, "b": "é"}),)
+    assert "repeats" in answer.invalid_tool_calls[0].error
+    assert not answer.repeated
+    assert parse(2 * one_call(bodies[0]))[0].repeated
+
+
+def test_true_is_not_one() -> None:
+    bodies = ['{"name": "f", "arguments": {"a": 1}}', '{"name": "f", "arguments": {"a": true}}']
+    assert len(parse([delta for body in bodies for delta in one_call(body)])[0].tool_calls) == 2
+
+
 @pytest.mark.parametrize(
     "spelled", [Delta("<tool_call>", (1, 2, 3)), Delta("", (OPEN_ID,)), Delta("</tool_call>", (9,))]
 )
@@ -127,6 +180,9 @@ def test_a_spelled_end_inside_an_argument_does_not_end_the_call() -> None:
         ('{"name": "f", "arguments": {"a": 1}, "arguments": {}}', "f", "more than one"),
         ('{"name": "f", "arguments": {"a": NaN}}', "f", "NaN"),
         ('{"name": "f", "arguments": {"a": 1e999}}', "f", "too large"),
+        ('{"name": "f", "arguments": {"a": 1e-9999}}', "f", "too close to 0"),
+        ('{"name": "f", "arguments": {"a": 0.' + "3" * 30 + "}}", "f", "digits"),
+        ('{"name": "f", "arguments": {"a": [{"b": 1, "b": 1}]}}', "f", "more than one 'b'"),
         ('{"name": "f", "arguments": {"a": "\\ud800"}}', "f", "surrogates"),
         ('{"name": "\\x", "arguments": {}}', None, "escape"),
         ('{"name": "f", "arguments": {"a": ' + "9" * 5000 + "}}", "f", "digits"),
