@@ -8,8 +8,8 @@ Shape suffixes: L blocks, D hidden size.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from layerroute import __version__
 from layerroute.backbone.config import read_config
 from layerroute.backbone.tensor_files import TensorFiles
 from layerroute.errors import BundleError
-from layerroute.files import parse_json, read_bounded, write_durably
+from layerroute.files import parse_json, read_bounded, read_folder, replacing, standing, write_durably
 from layerroute.flops import BackboneShape
 from layerroute.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraModule, parse_adapter, serialise_adapter
 from layerroute.report import Scope
@@ -108,9 +108,10 @@ def load_bundle(folder: str | Path) -> Bundle:
     Raises:
         BundleError: missing, incomplete, damaged, tampered with, or of an unknown format.
     """
-    path = Path(folder).expanduser().resolve()
-    if not path.exists() and _backup(path).exists():
-        path = _backup(path)  # a save was killed between its two renames
+    return read_folder(_path(folder), _load, BundleError)
+
+
+def _load(path: Path) -> Bundle:
     metadata = _read_metadata(path)
     contents = {name: _read_verified(path / name, digest) for name, digest in metadata.files.items()}
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
@@ -139,13 +140,16 @@ def save_bundle(
 ) -> Bundle:
     """Write a bundle. Arguments are as in `Bundle` and `RoutingMetadata`.
 
-    The folder appears, or is replaced, as a whole: a process killed at any point leaves the old bundle loadable.
+    The folder appears, or is replaced, as a whole: a process killed at any point leaves the old bundle loadable, of
+    several that save at once the last one's stays, and who loads meanwhile gets one of them.
 
     Raises:
-        BundleError: the folder exists and `overwrite` is false or it is no bundle; tensors that make no valid bundle.
+        BundleError: the folder exists and `overwrite` is false or it is no bundle; it cannot be written; tensors that
+            make no valid bundle.
     """
-    path = Path(folder).expanduser().resolve()
-    _refuse_overwriting(path if path.exists() else _backup(path), overwrite)
+    path = _path(folder)
+    with _writing(path):
+        _refuse_overwriting(path, overwrite)
     if gates_weight_LD.ndim != 2:
         raise BundleError(f"gates need a weight of shape [blocks, hidden size], not {tuple(gates_weight_LD.shape)}")
     num_blocks, hidden_size = gates_weight_LD.shape
@@ -173,7 +177,12 @@ def save_bundle(
         evaluation=dict(evaluation or {}),
     )
     bundle = _parse(path, metadata, files)
-    _replace_folder(path, files | {ROUTING: (metadata.model_dump_json(indent=2) + "\n").encode()})
+    files[ROUTING] = (metadata.model_dump_json(indent=2) + "\n").encode()
+    with _writing(path), replacing(path) as staging:
+        _refuse_overwriting(path, overwrite)  # again, now that nobody else writes there
+        staging.mkdir()
+        for name, data in files.items():
+            write_durably(staging / name, data)
     return bundle
 
 
@@ -220,6 +229,13 @@ def fingerprint(backbone_folder: str | Path) -> str:
     for name in sorted(vectors):
         digest.update(name.encode() + b"\0" + vectors[name].float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _path(folder: str | Path) -> Path:
+    try:
+        return Path(folder).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a null character, an unknown "~name"
+        raise BundleError(f"{str(folder)!r} leads to no bundle folder ({error}): give another path") from error
 
 
 def _read_metadata(path: Path) -> RoutingMetadata:
@@ -299,29 +315,19 @@ def _linear_features(shape: BackboneShape) -> dict[str, tuple[int, int]]:
     return attention | {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
 
 
-def _backup(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"cannot write the bundle {path} ({error.strerror}): choose another folder") from error
 
 
 def _refuse_overwriting(path: Path, overwrite: bool) -> None:
-    if not path.exists():
+    there = standing(path)
+    if not there.exists():
         return
     if not overwrite:
         raise BundleError(f"{path} exists: choose another folder, or pass overwrite=True to replace the bundle in it")
-    if not path.is_dir() or (any(path.iterdir()) and not (path / ROUTING).exists()):
+    if not there.is_dir() or (any(there.iterdir()) and not (there / ROUTING).exists()):
         raise BundleError(f"{path} exists and is no bundle, so it is not overwritten: choose another folder")
-
-
-def _replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Make `path` a folder of these files. At any moment `path` or its backup is complete."""
-    staging, backup = path.with_name(f".{path.name}.saving"), _backup(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    for name, data in files.items():
-        write_durably(staging / name, data)
-    if path.exists():
-        shutil.rmtree(backup, ignore_errors=True)
-        path.rename(backup)
-    staging.rename(path)
-    shutil.rmtree(backup, ignore_errors=True)

@@ -1,11 +1,24 @@
-"""Files: written whole or not at all; those of others read only if they end, and their JSON only if it is plain."""
+"""Files: written whole or not at all, whoever else writes or reads them at the same time; those of others read only if
+they end, and their JSON only if it is plain.
+"""
 
 import json
 import os
 import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, writers of the same file or folder must not meet
+    fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -56,7 +69,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file and wait until its bytes are on the disk; for files of a folder that is renamed afterwards."""
+    """Write a file and wait until its bytes are on the disk; for what takes its name afterwards."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -69,7 +82,132 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """Replace a file in one step, whichever other processes do the same."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_bytes(data)
-    os.replace(staging, path)
+    """Replace a file in one step, whichever other processes and threads do the same."""
+    with replacing(path) as staging:
+        write_durably(staging, data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to make a file or a folder; at the end of the block it takes the place of `path`.
+
+    Writers take turns, and each begins by removing what killed ones have left. A block that raises leaves `path` as it
+    was. A process killed at any point leaves the old or the new one whole: a folder perhaps under another name, where
+    `read_folder` finds it.
+
+    Raises:
+        OSError: the disk is full, the folder may not be written, ...
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _turn_in(path.parent) as is_alone:
+        for remains in _remains(path) if is_alone else ():
+            _remove(remains)
+        staging = path.with_name(f".{path.name}.{uuid4().hex[:12]}.saving")
+        try:
+            yield staging
+            _give_name(staging, path)
+        finally:
+            _remove(staging)
+
+
+def read_folder(path: Path, read: Callable[[Path], T], failure: type[Exception]) -> T:
+    """Return what `read` makes of a folder that others may replace meanwhile: it is begun again when they do.
+
+    Args:
+        path: where the folder was put.
+        read: is handed the folder that is there now; verifies what it reads.
+        failure: what `read` raises if something is missing or does not fit, which ends it if nobody replaced anything.
+    """
+    while True:
+        before = _identities(path)
+        try:
+            return read(standing(path))
+        except failure:
+            if _identities(path) == before:
+                raise
+
+
+def standing(path: Path) -> Path:
+    """Where a folder is now: under its name, or set aside by a writer that was killed before the new one had it."""
+    return _aside(path) if os.path.exists(_aside(path)) and not os.path.exists(path) else path
+
+
+def _give_name(staging: Path, path: Path) -> None:
+    if staging.is_dir():
+        _sync_folder(staging)
+        if path.exists():
+            _remove(_aside(path))
+            path.rename(_aside(path))
+        staging.rename(path)
+        _sync_folder(path.parent)
+        _remove(_aside(path))
+    else:
+        os.replace(staging, path)
+        _sync_folder(path.parent)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _remains(path: Path) -> list[Path]:
+    staging = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]+)?\.saving")
+    return [entry for entry in path.parent.iterdir() if staging.fullmatch(entry.name)]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _identities(path: Path) -> list[tuple[int, ...] | None]:
+    """What tells the folder, and the one set aside, from those that replace them: numbers of files come again."""
+
+    def identity(place: Path) -> tuple[int, ...] | None:
+        try:
+            state = place.stat()
+        except OSError:
+            return None
+        return state.st_dev, state.st_ino, state.st_mtime_ns
+
+    return [identity(path), identity(_aside(path))]
+
+
+@contextmanager
+def _turn_in(folder: Path) -> Iterator[bool]:
+    """Wait until no other process or thread replaces something in a folder; False where nobody can tell."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # not to be read, or on Windows
+        yield False
+        return
+    try:
+        yield _lock(descriptor)
+    finally:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing would not do, if a forked child has it too
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:  # some network file systems lock no folder
+        return False
+    return True
+
+
+def _sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    if fcntl is None:
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

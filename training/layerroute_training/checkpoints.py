@@ -6,7 +6,6 @@ two). Nothing in it can run code. It appears under its name when every byte is o
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from layerroute.files import write_durably
+from layerroute.files import replacing, write_durably
 from layerroute_training.errors import CheckpointError
 
 KEEP = 2
@@ -55,7 +54,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     }
     files[_MANIFEST] = json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}).encode()
     try:
-        _write_folder(path, files)
+        with replacing(path) as staging:  # of a damaged one of the same update, perhaps
+            staging.mkdir()
+            for name, data in files.items():
+                write_durably(staging / name, data)
     except OSError as error:
         raise CheckpointError(
             f"cannot write the checkpoint {path} ({error.strerror}): make room on the disk and go on with --resume"
@@ -132,25 +134,3 @@ def _read(path: Path) -> Checkpoint | None:
         return None
     state = json.loads(files[_STATE])
     return Checkpoint(state["update"], load(files[_TENSORS]), state["run"])
-
-
-def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    staging = path.with_name(".saving")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    for name, data in files.items():
-        write_durably(staging / name, data)
-    _sync_folder(staging)
-    shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same update
-    staging.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,8 +6,6 @@
 import hashlib
 import json
 import lzma
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerroute.files import write_durably
+from layerroute.files import read_folder, replacing, write_durably
 from layerroute_training.errors import CorpusError
 
 FORMAT = 1
@@ -31,9 +29,8 @@ def write_columns(folder: Path, columns: Mapping[str, NDArray[Any]], metadata: M
     """
     if folder.exists() and not (folder / _INDEX).is_file():
         raise CorpusError(f"{folder} exists and holds no saved steps: name another folder, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing(folder) as staging:
+        staging.mkdir()
         index: dict[str, Any] = {"format": FORMAT, "metadata": dict(metadata), "columns": {}}
         for name, column in columns.items():
             little = column.astype(column.dtype.newbyteorder("<"))
@@ -42,13 +39,6 @@ def write_columns(folder: Path, columns: Mapping[str, NDArray[Any]], metadata: M
             checksum = hashlib.sha256(data).hexdigest()
             index["columns"][name] = {"type": little.dtype.str, "length": len(column), "sha256": checksum}
         write_durably(staging / _INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
-        if folder.exists():
-            shutil.rmtree(folder)
-        staging.chmod(0o755)
-        staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def read_columns(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -57,6 +47,10 @@ def read_columns(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
     Raises:
         CorpusError: the folder or a file is missing, cut off, edited, or of another version of this package.
     """
+    return read_folder(folder, _read_columns, CorpusError)
+
+
+def _read_columns(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         if index["format"] != FORMAT:

@@ -4,7 +4,6 @@ Shape suffixes: B rows, T tokens of a row, L blocks, U turns, S spans of a batch
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerroute.files import replacing
 from layerroute_training.embedded.batches import Documents, RowPacker, Rows, Span, SpanStream, pack_all
 from layerroute_training.embedded.network import Network
 from layerroute_training.embedded.optim import Clock, Muon, adamw, trapezoid, update
@@ -227,21 +227,19 @@ class Pretraining:
 
     def save(self) -> None:
         """Replace the checkpoint, as a whole."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        staging = self.checkpoint_path.with_suffix(".saving")
-        torch.save(
-            {
-                "network": self.network.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-                "average": self._average,
-                "stream": self._stream.state(),
-                "step": self.clock.step,
-                "trained": self.clock.trained,
-                "config": {key: dict(v) if isinstance(v, Mapping) else v for key, v in asdict(self.config).items()},
-            },
-            staging,
-        )
-        os.replace(staging, self.checkpoint_path)
+        with replacing(self.checkpoint_path) as staging:
+            torch.save(self._state(), staging)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "average": self._average,
+            "stream": self._stream.state(),
+            "step": self.clock.step,
+            "trained": self.clock.trained,
+            "config": {key: dict(v) if isinstance(v, Mapping) else v for key, v in asdict(self.config).items()},
+        }
 
     def run(self, deadline: float) -> bool:
         """Train until the stage is complete or `monotonic()` passes `deadline`, then save. True when complete."""
