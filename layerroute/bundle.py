@@ -320,7 +320,8 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BundleError(f"cannot write the bundle {path} ({error.strerror}): choose another folder") from error
+        why = f"cannot write the bundle {path} ({error.strerror})"
+        raise BundleError(f"{why}: make room on the disk, or choose another folder") from error
 
 
 def _refuse_overwriting(path: Path, overwrite: bool) -> None:

@@ -137,5 +137,5 @@ def test_many_save_and_load_the_same_bundle_at_once(tmp_path):
 def test_a_bundle_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file" / "bundle", tmp_path / ("x" * 255)):
-        with pytest.raises(BundleError, match=r"cannot write the bundle .* choose another folder"):
+        with pytest.raises(BundleError, match=r"cannot write the bundle .*choose another folder"):
             save_tiny(folder)

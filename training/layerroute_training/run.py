@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from layerroute.backbone.config import resolve_checkpoint
 from layerroute.bundle import BackboneIdentity, fingerprint, load_bundle
+from layerroute.errors import BundleError
 from layerroute_training.checkpoints import has_checkpoints, refuse_other_run
 from layerroute_training.config import TrainConfig
 from layerroute_training.data import StepData, check_steps, portable_name
@@ -93,10 +94,8 @@ def _write_bundle(
     identity = BackboneIdentity(name=name, fingerprint=fingerprint(folder))
     try:
         save_routed(model, bundle, backbone=identity, training=notes, evaluation=evaluation)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write the bundle {bundle} ({error.strerror}): make room on the disk and go on with --resume"
-        ) from error
+    except BundleError as error:
+        raise CheckpointError(f"{error}, and go on with --resume") from error
 
 
 def _identity(config: TrainConfig, data: StepData) -> dict[str, Any]:
