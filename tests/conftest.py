@@ -4,11 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 for _name in ("LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM", "TERM"):
     os.environ.pop(_name, None)
 os.environ["COLUMNS"] = "80"
+
+# Equal examples in every run, and no verdict on the time they take.
+settings.register_profile(
+    "equal", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("equal")
 
 DATA = Path(__file__).parent / "data"
 

@@ -58,7 +58,7 @@ def test_generation_scope_equals_recomputation(pair, blocks):
     torch.testing.assert_close(got, naive_logits(model, ids, blocks, num_full=13), atol=1e-4, rtol=0)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     blocks=st.lists(st.integers(0, L - 1), max_size=9).map(tuple),
     pieces=st.lists(st.integers(1, 5), min_size=1, max_size=6),

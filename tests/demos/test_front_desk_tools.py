@@ -197,7 +197,7 @@ def test_queries_without_words(desk, query):
     assert desk.search_notes(query=query) == {"error": "the query has no words"}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.text(max_size=30))
 def test_any_text_can_be_noted_and_searched(desk, text):
     added = desk.add_note(text=text)

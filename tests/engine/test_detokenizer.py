@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -103,6 +103,7 @@ def test_a_line_break_is_content_unless_a_call_follows(text: str, stop: str, exp
 @given(readable, st.text(st.sampled_from("ab né"), min_size=1, max_size=5))
 def test_no_delta_is_ever_taken_back(text: str, stop: str) -> None:
     """At every moment the released text is a beginning of the final text."""
+    assume("<tool_call>" not in text)  # stop strings do not apply to calls
     final = text.partition(stop)[0]
     detokenizer = Detokenizer(TOKENIZER, (stop,), MARKERS, frozenset({END}))
     released = ""
