@@ -59,7 +59,12 @@ class RunView:
         self._glyphs = ASCII if console.options.ascii_only else UNICODE
         self._status: Status | None = None
         self._num_steps = 0
-        self._header = ""
+        self._header: object = None
+        self._is_terminal = console.is_terminal
+
+    def title(self, text: str) -> None:
+        """Begin a run: its name."""
+        self._print([(_flat(text), "bold underline")], wrap=True)
 
     def heading(self, text: str) -> None:
         """Begin a new task: its text, and steps counted from 1 again."""
@@ -89,7 +94,7 @@ class RunView:
         """Say something about the step above, dimmed."""
         for part in plain(text).splitlines():
             parts = [part]
-            if self._console.is_terminal:
+            if self._is_terminal:
                 parts = [piece.plain for piece in Text(part).wrap(self._console, self._console.width - len(_INDENT))]
             for piece in parts:
                 self._print([(f"{_INDENT}{piece.rstrip()}", "dim")])
@@ -103,7 +108,7 @@ class RunView:
         groups = summary.by_kind if len(summary.by_kind) == 1 else (*summary.by_kind, summary.total)
         width = sum(column.width + 1 for column in columns) - 1
         self._print([(self._glyphs.rule * width, "dim")])
-        self._header = ""
+        self._header = None
         self._print_header(columns)
         for group in groups:
             self._print(line(columns, [column.cell(group, self._glyphs) for column in columns]))
@@ -113,7 +118,7 @@ class RunView:
     @contextmanager
     def loading(self, text: str) -> Iterator[None]:
         """Show a spinner with a text until the block ends; nothing unless the console is a terminal."""
-        if not self._console.is_terminal or self._console.is_dumb_terminal:
+        if not self._is_terminal or self._console.is_dumb_terminal:
             yield
             return
         spinner = "line" if self._glyphs is ASCII else "dots"
@@ -127,17 +132,15 @@ class RunView:
 
     def _room(self) -> int | None:
         """Columns of a terminal; a pipe has no width."""
-        return self._console.width if self._console.is_terminal else None
+        return self._console.width if self._is_terminal else None
 
     def _print_header(self, columns: Sequence[Column[Row]], num_blocks: int = 0) -> None:
-        header = line(columns, [[(column.header, "dim")] for column in columns], num_blocks)
-        text = "".join(piece for piece, _ in header)
-        if text != self._header:
-            self._header = text
-            self._print(header)
+        if self._header != (columns, num_blocks):
+            self._header = (columns, num_blocks)
+            self._print(line(columns, [[(column.header, "dim")] for column in columns], num_blocks))
 
     def _print(self, pieces: Cell, wrap: bool = False) -> None:
-        if not self._console.is_terminal:
+        if not self._is_terminal:
             if not self._console.quiet:  # past rich, which would take ten times as long for the same line
                 self._console.file.write("".join(piece for piece, _ in pieces) + "\n")
         elif wrap:

@@ -111,12 +111,17 @@ class Recorder:
             raise self._error
 
 
+def tell(text: str) -> None:
+    """Say something on one line of stderr; nothing in it can steer a terminal."""
+    print(f"layerroute: {plain(' '.join(text.split()))}", file=sys.stderr)
+
+
 def show_error(error: Exception) -> bool:
     """Show an error that the user can do something about, on one line of stderr; False if it is a bug instead."""
     is_ours = isinstance(error, LayerRouteError) or isinstance(error.__cause__, LayerRouteError)
     is_missing_extra = isinstance(error, ImportError) and "pip install" in str(error)
     if is_ours or is_missing_extra:
-        print(f"layerroute: {' '.join(plain(str(error)).split())}", file=sys.stderr)
+        tell(str(error))
     return is_ours or is_missing_extra
 
 
