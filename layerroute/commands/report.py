@@ -101,7 +101,7 @@ def _quoted(value: Any) -> str:
 
 def _left_out(ledger: Ledger) -> Iterator[str]:
     """Say which lines are not shown and why, on one line."""
-    for damaged in sorted(ledger.damaged[:_MOST_NAMED], key=lambda damaged: damaged.line):
+    for damaged in sorted(ledger.damaged, key=lambda damaged: damaged.line)[:_MOST_NAMED]:
         yield f"line {damaged.line} ({damaged.reason})"
     if ledger.num_damaged > _MOST_NAMED:
         yield f"{ledger.num_damaged - _MOST_NAMED:,} more damaged lines"
