@@ -1,7 +1,6 @@
 """LayerRouteChatModel: a LangChain chat model whose backbone runs only the blocks that each step needs."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from langchain_layerroute.steps import PROVIDER, Prompt, Step, count_tokens
 from langchain_layerroute.structured import StructuredMethod, structure, with_raw
 from langchain_layerroute.tools import AnyTool, ToolChoice, to_constraint, to_openai_tools
 from layerroute import __version__
-from layerroute.backbone.config import EMBEDDED
+from layerroute.backbone.config import EMBEDDED, local_folder
 from layerroute.chat.template import encode_rendered, render
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.engine import TextEngine, shared_engine
@@ -151,7 +150,7 @@ class LayerRouteChatModel(EngineOptions, CallOptions, BaseChatModel):
     def _known_window(self) -> int | None:
         """Return the context window, unless only a download could tell: making a model must stay offline."""
         name, _ = split_model(self.model)
-        if self.engine is None and name != EMBEDDED and not os.path.isdir(name):
+        if self.engine is None and name != EMBEDDED and local_folder(name) is None:
             return self.context_window
         return self._engine_for(name).context_window
 

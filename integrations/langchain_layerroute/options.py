@@ -1,12 +1,11 @@
 """The options of one call: what a model's fields say, and what the call says instead."""
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from layerroute.backbone.config import EMBEDDED
+from layerroute.backbone.config import EMBEDDED, local_folder
 from layerroute.options import ALIASES, CallOptions, ModelName, canonical, must_be, read
 from layerroute.routers.registry import is_spec
 
@@ -72,12 +71,8 @@ def _routing(fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str
 
 
 def split_model(model: str) -> tuple[str, str | None]:
-    """Split "NAME@ROUTER" into name and router; what exists under the whole name is no such pair."""
+    """Split "NAME@ROUTER" into name and router; a folder of the whole name is no such pair."""
     name, at, router = model.rpartition("@")
-    if at and not _exists(model) and (is_spec(router) or name == EMBEDDED or _exists(name)):
+    if at and local_folder(model) is None and (is_spec(router) or name == EMBEDDED or local_folder(name) is not None):
         return name, router
     return model, None
-
-
-def _exists(path: str) -> bool:
-    return os.path.exists(os.path.expanduser(path))  # of any text, where pathlib raises for some

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from layerroute.backbone.documents import AGAIN, Document, check_document, read_object, shown
-from layerroute.errors import BackboneNotFoundError, CheckpointError, UnsupportedArchitectureError
+from layerroute.backbone.documents import AGAIN, Document, check_document, read_object
+from layerroute.errors import BackboneNotFoundError, CheckpointError, UnsupportedArchitectureError, shown
 from layerroute.flops import BackboneShape
 
 EMBEDDED = "embedded"
@@ -180,6 +180,12 @@ def embedded_folder() -> Path:
     return Path(str(files("layerroute"))) / "assets" / "embedded"
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of that path, if there is one; a name that can be no path here is none."""
+    path = os.path.expanduser(name)  # pathlib raises for an unknown user, a NUL or thousands of letters
+    return Path(path) if os.path.isdir(path) else None
+
+
 def resolve_checkpoint(model: str) -> Path:
     """Find the folder of a model: "embedded", a local folder, or a hub id (downloaded into the hub's own cache).
 
@@ -188,13 +194,13 @@ def resolve_checkpoint(model: str) -> Path:
     """
     if model == EMBEDDED:
         return embedded_folder()
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = local_folder(model)
+    if folder is not None:
         return folder
     looks_like_path = model.startswith((".", "~", os.sep)) or model.count("/") != 1
     if looks_like_path:
         raise BackboneNotFoundError(
-            f"no model {model!r}: give 'embedded', the path of an existing checkpoint folder, "
+            f"no model {shown(model)}: give 'embedded', the path of an existing checkpoint folder, "
             "or a hub id such as 'Qwen/Qwen2.5-0.5B-Instruct'"
         )
     return _download(model)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from layerroute.errors import CheckpointError
+from layerroute.errors import CheckpointError, shown
 from layerroute.files import parse_json, read_bounded
 
 AGAIN = "fetch the checkpoint again"
@@ -68,15 +68,3 @@ def check_document(path: Path, found: dict[str, Any], kind: type[AnyDocument]) -
         raise CheckpointError(f"{path} lacks the field {field!r}: {AGAIN}")
     wanted = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     raise CheckpointError(f"{path} has {ascii(field)[1:-1]} = {shown(first['input'])}, but it {wanted}: {AGAIN}")
-
-
-def shown(value: Any) -> str:
-    """A value of a JSON file in a message: short, on one line."""
-    match value:
-        case dict():
-            return "an object"
-        case list():
-            return "a list"
-        case _:
-            text = ascii(value)
-            return text if len(text) <= 40 else f"{text[:40]}..."

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from layerroute.backbone.config import BackboneConfig
-from layerroute.backbone.documents import AGAIN, Document, read_document, shown
-from layerroute.errors import BackboneNotFoundError, CheckpointError, WeightsError
+from layerroute.backbone.documents import AGAIN, Document, read_document
+from layerroute.errors import BackboneNotFoundError, CheckpointError, WeightsError, shown
 
 _FILE_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 _BLOCK = re.compile(r"model\.layers\.(\d{1,9})\.")

@@ -9,13 +9,13 @@ from pydantic import BeforeValidator, Field
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.backbone.config import BackboneConfig
-from layerroute.backbone.documents import AGAIN, Document, read_optional, shown
+from layerroute.backbone.documents import AGAIN, Document, read_optional
 from layerroute.backbone.model import Backbone
 from layerroute.backbone.stepper import Stepper, select_stepper
 from layerroute.backbone.weights import load_weights
 from layerroute.bundle import Bundle, check_fits, fingerprint, load_bundle
 from layerroute.engine.config import EngineConfig
-from layerroute.errors import CheckpointError, DeviceError, RequestError
+from layerroute.errors import CheckpointError, DeviceError, RequestError, shown
 from layerroute.flops import BackboneShape
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,7 +68,7 @@ def default_bundle(config: EngineConfig, folder: Path, shape: BackboneShape) -> 
     """
     if config.adapter == "none":
         return None
-    path = Path(config.adapter).expanduser() if config.adapter else folder / "bundle"
+    path = Path(config.adapter or folder / "bundle")
     if config.adapter is None and not path.is_dir():
         return None
     bundle = load_bundle(path)

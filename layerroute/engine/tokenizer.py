@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from layerroute.backbone.documents import AGAIN, Document, read_document, read_optional, shown
-from layerroute.errors import CheckpointError
+from layerroute.backbone.documents import AGAIN, Document, read_document, read_optional
+from layerroute.errors import CheckpointError, shown
 from layerroute.files import read_bounded
 
 _CONFIG, _TEMPLATE, _TOKENIZER = "tokenizer_config.json", "chat_template.jinja", "tokenizer.json"

@@ -19,6 +19,7 @@ from scripted import ScriptedEngine, saying
 from langchain_layerroute import LayerRouteChatModel
 from langchain_layerroute.errors import InvalidRequestError
 from layerroute.engine.request import GenerationRequest
+from layerroute.errors import BundleError
 
 HUGE = 10**5000  # Python refuses to spell it
 NUMBERS: list[Any] = [True, "5", "hot", float("nan"), float("inf"), -1, [1], {}]
@@ -423,6 +424,16 @@ def test_a_router_that_is_none_is_named_and_a_folder_that_is_none_too():
         LayerRouteChatModel(model="embedded@ful", device="cpu").invoke("Hello")
     with pytest.raises(InvalidRequestError, match="router must be"):
         model(model="embedded@").invoke("Hello")
+
+
+@pytest.mark.parametrize(
+    "name", ["~nobody-of-this-name/x", "x" * 5000, f"/tmp/{'y' * 300}", "a\0b", "@", "embedded@@full"]
+)
+def test_what_can_be_no_path_names_no_model_and_no_bundle(name: str):
+    with pytest.raises(ModelNotFoundError, match="path of an existing"):
+        LayerRouteChatModel(model=name).invoke("Hello")
+    with pytest.raises(BundleError):
+        LayerRouteChatModel(adapter=name, device="cpu").invoke("Hello")
 
 
 # Tools that fill the window.
