@@ -6,7 +6,6 @@ a value of the wrong type or out of range is refused by name, and the message sa
 
 import threading
 from collections.abc import Collection, Mapping
-from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -36,20 +35,11 @@ def must_be(expected: str) -> WrapValidator:
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         try:
-            return handler(_plain(value))
-        except (ValidationError, OverflowError):
+            return handler(value.item() if hasattr(value, "item") else value)  # a scalar of numpy or torch
+        except Exception:  # whatever a foreign object does when it is asked for its value
             raise ValueError(f"{info.field_name} must be {expected}, not {shown(value)}") from None
 
     return WrapValidator(check)
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of other libraries (numpy's, fractions) as Python's own; a bool is no number."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    return float(value) if isinstance(value, Real) else value
 
 
 _Text = Annotated[str, Field(strict=True, min_length=1)]
