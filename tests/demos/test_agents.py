@@ -238,6 +238,12 @@ def test_a_demo_shows_errors_in_words(demo, capsys):
     assert "the task is empty" in err
 
 
+@pytest.mark.parametrize("name", ["front_desk", "analyst", "planner"])
+def test_a_demo_refuses_an_option_in_words(demo, name):
+    with pytest.raises(SystemExit, match=r"^RequestError: router must be [^\n]*$"):
+        demo(name).main(["--router", ""])
+
+
 def test_analyst_reads_the_bookshop(demo, capsys):
     query = call("run_query", sql="SELECT COUNT(*) AS books FROM books WHERE stock = 0")
     script = [[call("list_tables")], [call("describe_table", table="books")], [query], "Two books are out of stock."]
