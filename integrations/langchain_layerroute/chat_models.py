@@ -138,7 +138,10 @@ class LayerRouteChatModel(EngineOptions, CallOptions, BaseChatModel):
             tool_calling=True,
             tool_choice=True,
             tool_call_streaming=True,
-            structured_output=True,
+            # True leads `create_agent(response_format=...)` to a document under the grammar, False to a tool of that
+            # schema. The embedded model ends its work with the first and calls its own tools for ever with the second;
+            # a stock model answers at once, past its tools, unless every step has to be a call.
+            structured_output=split_model(self.model)[0] == EMBEDDED,
             temperature=True,
         )
         window = self._known_window()

@@ -1,6 +1,6 @@
 """What goes into the engine and what comes out: requests, constraints, deltas, results."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from layerroute.errors import RequestError, shown
@@ -52,7 +52,7 @@ class OutputConstraint:
         parallel: whether one answer may hold several calls; none is made twice.
         max_calls: most calls in one answer that may hold several.
         response_schema: JSON text of a JSON schema the text answer must satisfy, or None for free text.
-            With tools and "auto" the answer is calls or a document of the schema.
+            With tools and "auto" the answer is calls if the model, left free, would begin with one; else a document.
     """
 
     tools: tuple[ToolSpec, ...] = ()
@@ -73,6 +73,13 @@ class OutputConstraint:
             raise RequestError(
                 f"an answer may hold at least one call, not {self.max_calls}: to forbid calls, set tool_choice='none'"
             )
+
+    @property
+    def alternatives(self) -> tuple["OutputConstraint", ...]:
+        """Calls alone and a document alone, if either may come; else this constraint."""
+        if not self.tools or self.tool_choice != "auto" or self.response_schema is None:
+            return (self,)
+        return replace(self, tool_choice="required", response_schema=None), replace(self, tool_choice="none")
 
 
 @dataclass(frozen=True, slots=True)

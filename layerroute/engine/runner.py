@@ -130,7 +130,8 @@ class Runner:
         watch = Stopwatch()
         watch.add("queue", queue_ms)
         router = self._router(request)
-        grammar = self._grammars.build(request.constraint) if request.constraint else None
+        constraints = request.constraint.alternatives if request.constraint else ()
+        grammars = [self._grammars.build(constraint) for constraint in constraints] or [None]
         meter = Meter(self.shape)
 
         def interrupt() -> None:
@@ -140,8 +141,10 @@ class Runner:
         with executions(self.backbone.executed_L) as executed_L, watch.time("prefill"):
             prompt = self._prefill.run(request.prompt_ids, router, request.scope, meter, watch, interrupt)
         meter.executed(executed_L)
+        # Under one mask for both, a model that would talk is pushed into what is less unlikely: another call, mostly.
+        calls = len(grammars) == 1 or int(prompt.logits_V.argmax()) == self._vocabulary.call_id
         decoder = Decoder(
-            grammar,
+            grammars[0] if calls else grammars[1],
             Detokenizer(self._tokenizer, request.stop, self._vocabulary.marker_ids, self._vocabulary.end_ids),
             self._vocabulary.end_ids,
             self._max_tokens(request),

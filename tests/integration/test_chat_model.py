@@ -376,7 +376,6 @@ def test_profile_and_names():
     assert model.profile is not None
     assert model.profile["max_input_tokens"] == 777
     assert model.profile["tool_calling"]
-    assert model.profile["structured_output"]
     params = model._get_ls_params(stop=["x"], model="other")
     assert params["ls_provider"] == "layerroute"
     assert (params["ls_model_name"], params["ls_stop"], params["ls_temperature"]) == ("other", ["x"], 0.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_layerroute import LayerRouteChatModel
@@ -274,3 +274,22 @@ def test_a_begun_answer_is_gone_on_with_as_the_model_went_on():
     model = LayerRouteChatModel(router="full", max_tokens=8)
     begun, _, rest = model.invoke("Hello!").content.partition(" ")
     assert model.invoke([HumanMessage("Hello!"), AIMessage(begun)]).content.startswith(f" {rest}")
+
+
+def test_with_a_response_format_calls_come_where_they_would_come_without(model: LayerRouteChatModel):
+    """A document may be demanded at the end of an agent's work, and must not push it past its tools, nor into more."""
+    city = {"title": "City", "type": "object", "properties": {"name": {"enum": ["Oslo", "Rome"]}}, "required": ["name"]}
+    free, held = model.bind_tools(TOOLS), model.bind_tools(TOOLS, response_format=city)
+    called = 0
+    for prompt in PROMPTS:
+        history: list[BaseMessage] = [SystemMessage(FRONT_DESK_PROMPT), HumanMessage(prompt)]
+        for _ in range(2):
+            wanted, answer = free.invoke(history), held.invoke(history)
+            assert bool(answer.tool_calls) == bool(wanted.tool_calls and not wanted.content)
+            if not answer.tool_calls:
+                assert json.loads(answer.content)["name"] in ("Oslo", "Rome")
+                break
+            called += 1
+            results = [ToolMessage('{"high_c": 6}', tool_call_id=call["id"]) for call in answer.tool_calls]
+            history += [answer, *results]
+    assert called

@@ -124,6 +124,17 @@ def test_t6_provider_strategy_with_tools_allows_calls_or_the_schema():
         assert request.constraint.response_schema is not None
 
 
+def test_t6_a_stock_model_is_shown_the_schema_as_a_tool():
+    """Its profile leads LangChain to the tool strategy: held to a document, it would answer past its tools."""
+    engine = ScriptedEngine(
+        saying(call_text("get_weather", {"city": "Oslo"}), call_text("Weather", {"city": "Oslo", "high_c": 6}))
+    )
+    model = LayerRouteChatModel(model="Qwen/Qwen2.5-0.5B-Instruct", engine=engine)
+    state = create_agent(model, [get_weather], response_format=Weather).invoke({"messages": [("user", "Oslo?")]})
+    assert state["structured_response"] == Weather(city="Oslo", high_c=6)
+    assert [request.constraint.tool_choice for request in engine.requests] == ["required", "required"]
+
+
 def test_t7_tool_strategy_forces_a_call_on_every_step():
     engine = ScriptedEngine(
         saying(call_text("get_weather", {"city": "Oslo"}), call_text("Weather", {"city": "Oslo", "high_c": 6}))
