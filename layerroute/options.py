@@ -184,9 +184,16 @@ def canonical(given: Mapping[str, Any], known: Collection[str], what: str) -> di
     options = {name: value for name, value in given.items() if name not in ALIASES}
     for alias in given.keys() & ALIASES.keys():
         name = ALIASES[alias]
-        if name in options and options[name] != given[alias]:
+        if name in options and not _equal(options[name], given[alias]):
             raise RequestError(
                 f"{name} and {alias} are one option, and {shown(options[name])} is not {shown(given[alias])}: give one"
             )
         options[name] = given[alias]
     return options
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # values of other libraries, which cannot tell
+        return False

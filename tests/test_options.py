@@ -2,6 +2,7 @@
 
 import math
 import threading
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -75,6 +76,19 @@ def test_what_is_honoured_is_in_range_and_what_is_refused_is_named(given_: dict[
 def test_numbers_of_other_libraries_and_single_strings_are_taken(name: str, value: Any, expected: Any):
     taken = getattr(read(CallOptions, {name: value}), name)
     assert (taken, type(taken)) == (expected, type(expected))
+
+
+def test_a_request_holds_pythons_own_numbers():
+    request = GenerationRequest(
+        (1,), max_tokens=np.int16(3), sampling=Sampling(Decimal("0.5"), np.int32(4), Fraction(1, 2), np.uint8(7))
+    )
+    assert repr(request.sampling) == "Sampling(temperature=0.5, top_k=4, top_p=0.5, seed=7)"
+    assert type(request.max_tokens) is int
+
+
+def test_two_names_of_one_option_may_hold_values_that_cannot_be_compared():
+    with pytest.raises(RequestError, match="are one option"):
+        canonical({"max_tokens": [], "max_completion_tokens": np.int16(3)}, CallOptions.model_fields, "")
 
 
 @pytest.mark.parametrize(

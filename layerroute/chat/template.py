@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from layerroute.errors import BackboneError, RequestError
+from layerroute.errors import BackboneError, RequestError, shown
 from layerroute.text import is_encodable, replace_unencodable, require_encodable
 
 SEAM = "\ue0a5"
@@ -45,8 +45,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tool
     if not messages:
         raise RequestError("there are no messages: send at least one, such as {'role': 'user', 'content': 'Hello'}")
     escape = _escaper(tokenizer)
-    shown = [escape.json(tool, f"the tool {_name_of(tool)!r}") for tool in tools]
-    return _apply(tokenizer, [_escape_message(message, escape) for message in messages], shown)
+    offered = [escape.json(tool, f"the tool {shown(_name_of(tool))}") for tool in tools]
+    return _apply(tokenizer, [_escape_message(message, escape) for message in messages], offered)
 
 
 def render_answer(tokenizer: PreTrainedTokenizerBase, message: Message) -> str:
@@ -56,7 +56,7 @@ def render_answer(tokenizer: PreTrainedTokenizerBase, message: Message) -> str:
         RequestError: not an assistant message.
     """
     if message.get("role") != "assistant":
-        raise RequestError(f"an answer must have the role 'assistant', not {message.get('role')!r}")
+        raise RequestError(f"an answer must have the role 'assistant', not {shown(message.get('role'))}")
     escaped = _escape_message(message, _escaper(tokenizer))
     text = _apply(tokenizer, [{"role": "user", "content": ""}, escaped], [], add_generation_prompt=False)
     return text.rpartition(_ANSWER_START)[2].removesuffix("\n")
@@ -156,7 +156,7 @@ class _Escaper:
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            raise _NoJSON(None, f"has the key {key!r}: JSON takes text as keys only")
+            raise _NoJSON(None, f"has the key {shown(key)}: JSON takes text as keys only")
         if not is_encodable(key):
             raise _NoJSON(key, "cannot be encoded")
         return self.text(key)
@@ -174,7 +174,7 @@ def _name_of(tool: Tool) -> Any:
 def _escape_message(message: Message, escape: _Escaper) -> dict[str, Any]:
     role = message.get("role")
     if role not in _ROLES:
-        raise RequestError(f"unknown message role {role!r}: use one of {', '.join(_ROLES)}")
+        raise RequestError(f"unknown message role {shown(role)}: use one of {', '.join(_ROLES)}")
     owner = f"{'an' if role == 'assistant' else 'a'} {role} message"
     content = message.get("content")
     if content is None and role == "assistant":
@@ -188,19 +188,21 @@ def _escape_message(message: Message, escape: _Escaper) -> dict[str, Any]:
     if calls and role != "assistant":
         raise RequestError(f"{owner} cannot hold tool calls: put them into an assistant message")
     if calls:
+        if not isinstance(calls, list | tuple):
+            raise RequestError(f"the tool calls of a message are a list, not {shown(calls)}: send one of dicts")
         escaped["tool_calls"] = [_escape_call(call, escape) for call in calls]
     return escaped
 
 
-def _escape_call(call: Mapping[str, Any], escape: _Escaper) -> dict[str, Any]:
-    function = call.get("function", call)
-    name, arguments = function.get("name"), function.get("arguments")
+def _escape_call(call: Any, escape: _Escaper) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, Mapping) else (None, {})
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
-        raise RequestError("a tool call needs a 'name' (text) and 'arguments' (a dict): " + repr(dict(function))[:120])
+        raise RequestError(f"a tool call needs a 'name' (text) and 'arguments' (a dict), unlike {shown(call)}")
     # The template puts the name between quotes as it stands.
     quoted = json.dumps(require_encodable(name, "the name of a call"), ensure_ascii=False)[1:-1]
-    shown = escape.json(arguments, f"the arguments of the call {name!r}")
-    return {"type": "function", "function": {"name": escape.text(quoted), "arguments": shown}}
+    escaped = escape.json(arguments, f"the arguments of the call {name!r}")
+    return {"type": "function", "function": {"name": escape.text(quoted), "arguments": escaped}}
 
 
 def _apply(

@@ -28,8 +28,10 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         DeviceError: not there, or not a device name.
     """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(f"unknown device {name!r}: use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
     if device.type not in ("cpu", "cuda"):

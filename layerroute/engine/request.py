@@ -14,6 +14,13 @@ TOOL_CALL_CLOSE = "</tool_call>"
 """The two marker tokens around a call (Hermes format, as in Qwen2.5)."""
 
 
+def _take(made: object, *names: str) -> None:
+    """Check fields that are options, and hold them as Python's own numbers: arithmetic with others may fail."""
+    checked = read(CallOptions, {name: getattr(made, name) for name in names})
+    for name in names:
+        object.__setattr__(made, name, getattr(checked, name))
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is drawn. Temperature 0 is greedy.
@@ -31,7 +38,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        read(CallOptions, {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "seed")})
+        _take(self, "temperature", "top_k", "top_p", "seed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,8 @@ class GenerationRequest:
             raise RequestError("the prompt is empty: send at least one message")
         if isinstance(self.stop, str):
             raise RequestError(f"stop must be a tuple of strings, not {shown(self.stop)}: put it into one")
-        read(CallOptions, {name: getattr(self, name) for name in ("max_tokens", "stop", "router", "program", "scope")})
+        read(CallOptions, {"stop": self.stop})
+        _take(self, "max_tokens", "router", "program", "scope")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,10 @@ def test_calls_of_the_assistant_stay_real_calls() -> None:
     [
         ([], "send at least one"),
         ([{"role": "robot", "content": "x"}], "use one of system, user, assistant, tool"),
+        ([{"role": 10**5000, "content": "x"}], "unknown message role this int"),
+        ([{"role": "assistant", "content": "", "tool_calls": 5}], "a list, not 5"),
+        ([{"role": "assistant", "content": "", "tool_calls": [5]}], "unlike 5"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"function": None}]}], "'arguments' \\(a dict\\)"),
         ([{"role": "user", "content": None}], "send a string"),
         ([{"role": "user", "content": [{"type": "image"}]}], "send a string"),
         ([{"role": "user", "content": "x", "tool_calls": [call("f", {})]}], "assistant message"),
