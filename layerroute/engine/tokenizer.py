@@ -36,6 +36,8 @@ class _Bpe(Document):
     type: Literal["BPE"]
     vocab: dict[str, _Id]
     dropout: None = None
+    continuing_subword_prefix: Literal["", None] = None  # others can crash the library, and the process with it
+    end_of_word_suffix: Literal["", None] = None
 
 
 class _TokenizerDocument(Document):
@@ -84,12 +86,11 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
     ids = _token_ids(path, read_document(path, _TokenizerDocument, _MOST_BYTES), vocab_size)
     config = read_optional(folder / _CONFIG, _ConfigDocument)
     _check_named(folder / _CONFIG, config, ids)
+    template = _chat_template(folder, config)
     try:
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_file=str(path), chat_template=_chat_template(folder, config), **config.special_tokens()
-        )
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), chat_template=template, **config.special_tokens())
     except Exception as error:  # the library raises bare exceptions
-        raise CheckpointError(f"{path} makes no tokenizer ({shown(str(error))}): {AGAIN}") from error
+        raise CheckpointError(f"{path} makes no tokenizer ({str(error)[:200]!a}): {AGAIN}") from error
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     _check_behaviour(path, tokenizer, ids)
