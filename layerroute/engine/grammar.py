@@ -22,7 +22,7 @@ from layerroute.engine.detokenizer import token_bytes
 from layerroute.engine.json_values import NumberScanner, identity, read_json
 from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, OutputConstraint, ToolSpec
 from layerroute.engine.schema import prepare_schema
-from layerroute.errors import LayerRouteError, RequestError, ToolSchemaError
+from layerroute.errors import BackboneError, LayerRouteError, RequestError, ToolSchemaError
 from layerroute.forking import ForkSafeLock
 
 _KEPT_PLANS = 64
@@ -301,10 +301,19 @@ class GrammarFactory:
         if self._ll_tokenizer is None:
             backend = json.loads(self._tokenizer.backend_tokenizer.to_str())
             backend["truncation"] = backend["padding"] = backend["normalizer"] = None
+            vocabulary = backend["model"]["vocab"]
             for token in backend["added_tokens"]:
                 token["special"] = True
-                token["content"] = f"\0{token['id']}"
-            self._ll_tokenizer = LLTokenizer(json.dumps(backend), n_vocab=self._vocab_size, eos_token=self._end_id)
+                spelling, token["content"] = token["content"], f"\0{token['id']}"
+                if spelling in vocabulary:  # under its new name it would count as one more token there
+                    vocabulary[token["content"]] = vocabulary.pop(spelling)
+            try:
+                self._ll_tokenizer = LLTokenizer(json.dumps(backend), n_vocab=self._vocab_size, eos_token=self._end_id)
+            except ValueError as error:
+                raise BackboneError(
+                    f"no grammar can follow this model's tokenizer ({_first_line(str(error))}): use the tokenizer.json "
+                    "that belongs to the model, or ask without tools and response formats"
+                ) from error
         return self._ll_tokenizer
 
 

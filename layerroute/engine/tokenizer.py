@@ -4,7 +4,6 @@ It is read from that one file, as it stands, whatever class tokenizer_config.jso
 """
 
 import os
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from layerroute.backbone.documents import AGAIN, Document, read_document, read_optional
+from layerroute.backbone.documents import AGAIN, Document, read_document
 from layerroute.errors import CheckpointError, shown
 from layerroute.files import read_bounded
 
@@ -22,9 +21,6 @@ _CHARACTER_OF_BYTE = bytes_to_unicode()
 _PROBE = 'It\'s 12,345.67 €:\n\n\t{"naïve": ["Zürich",  true]} —  你好 नमस्ते 🚀\x00\x7f \r\n  end '
 
 _Id = Annotated[int, Field(ge=0)]
-_Token = Annotated[
-    str | None, BeforeValidator(lambda token: token.get("content", token) if isinstance(token, dict) else token)
-]
 
 
 class _AddedToken(Document):
@@ -49,6 +45,11 @@ class _ListedToken(Document):
     content: str
 
 
+def _content(token: Any) -> Any:
+    """The older form of a token, an object of its content and flags, as the newer one, its content."""
+    return token.get("content", token) if isinstance(token, dict) else token
+
+
 def _by_name(templates: Any) -> Any:
     """The older form, a list of names and templates, as the newer one."""
     if isinstance(templates, list) and all(isinstance(entry, dict) for entry in templates):
@@ -57,10 +58,10 @@ def _by_name(templates: Any) -> Any:
 
 
 class _ConfigDocument(Document):
-    eos_token: _Token = None
-    bos_token: _Token = None
-    pad_token: _Token = None
-    unk_token: _Token = None
+    eos_token: Annotated[str, BeforeValidator(_content)]
+    bos_token: Annotated[str | None, BeforeValidator(_content)] = None
+    pad_token: Annotated[str | None, BeforeValidator(_content)] = None
+    unk_token: Annotated[str | None, BeforeValidator(_content)] = None
     chat_template: Annotated[dict[str, str] | None, BeforeValidator(_by_name)] = None
     added_tokens_decoder: dict[str, _ListedToken] = Field(default_factory=dict)
 
@@ -78,14 +79,16 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
             BPE; the message names the file and the remedy.
     """
     path = folder / _TOKENIZER
-    if not os.path.lexists(path):
-        raise CheckpointError(
-            f"{folder} holds no {_TOKENIZER}: copy it from the model's page, or write it with transformers: "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
-    ids = _token_ids(path, read_document(path, _TokenizerDocument, _MOST_BYTES), vocab_size)
-    config = read_optional(folder / _CONFIG, _ConfigDocument)
-    _check_named(folder / _CONFIG, config, ids)
+    for needed in (path, folder / _CONFIG):
+        if not os.path.lexists(needed):
+            raise CheckpointError(
+                f"{folder} holds no {needed.name}: copy it from the model's page, or have transformers write it: "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
+    document = read_document(path, _TokenizerDocument, _MOST_BYTES)
+    ids = _token_ids(path, document, vocab_size)
+    config = read_document(folder / _CONFIG, _ConfigDocument)
+    _check_named(folder / _CONFIG, config, document.added_tokens)
     template = _chat_template(folder, config)
     try:
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), chat_template=template, **config.special_tokens())
@@ -116,11 +119,14 @@ def _token_ids(path: Path, document: _TokenizerDocument, vocab_size: int) -> dic
     return ids
 
 
-def _check_named(path: Path, config: _ConfigDocument, ids: dict[str, int]) -> None:
-    """Check that the tokens which tokenizer_config.json names are those of tokenizer.json."""
+def _check_named(path: Path, config: _ConfigDocument, added_tokens: list[_AddedToken]) -> None:
+    """Check that the tokens which tokenizer_config.json names are added tokens of tokenizer.json."""
+    ids = {token.content: token.id for token in added_tokens}
     for role, token in config.special_tokens().items():
         if token not in ids:
-            raise CheckpointError(f"{path} has {role} = {shown(token)}, which {_TOKENIZER} does not have: {AGAIN}")
+            raise CheckpointError(
+                f"{path} has {role} = {shown(token)}, which is no added token of {_TOKENIZER}: {AGAIN}"
+            )
     for number, listed in config.added_tokens_decoder.items():
         if str(ids.get(listed.content)) != number:
             raise CheckpointError(
@@ -148,10 +154,11 @@ def _check_behaviour(path: Path, tokenizer: PreTrainedTokenizerFast, ids: dict[s
             f"{path} gives {shown(wrong)} the id {ids.get(wrong)}, but with ids missing before it its id would be "
             f"{loaded[wrong]}: {AGAIN}"
         )
-    tokens = tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=False).tokens
-    spelled = "".join(_CHARACTER_OF_BYTE[byte] for byte in unicodedata.normalize("NFC", _PROBE).encode())
-    if "".join(tokens) != spelled:
+    backend = tokenizer.backend_tokenizer
+    encoded = backend.encode(_PROBE, add_special_tokens=False)
+    spelled = "".join(_CHARACTER_OF_BYTE[byte] for byte in _PROBE.encode())
+    if "".join(encoded.tokens) != spelled or backend.decode(encoded.ids) != _PROBE:
         raise CheckpointError(
-            f"{path} changes text on the way to tokens: LayerRoute needs a byte-level BPE as Qwen2 models have; use "
-            "the tokenizer that belongs to the model"
+            f"{path} changes text on the way to tokens or back: LayerRoute needs a byte-level BPE as Qwen2 models "
+            "have; use the tokenizer that belongs to the model"
         )

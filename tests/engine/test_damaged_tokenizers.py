@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerroute.chat.template import encode_rendered, render
+from layerroute.engine.grammar import GrammarFactory
+from layerroute.engine.request import OutputConstraint, ToolSpec
 from layerroute.engine.tokenizer import load_tokenizer
 from layerroute.errors import BackboneError, CheckpointError
 
@@ -52,11 +54,21 @@ def test_it_encodes_as_the_stock_tokenizer(folder, tokenizer):
         assert loaded.decode(loaded(text)["input_ids"]) == tokenizer.decode(tokenizer(text)["input_ids"])
 
 
-def test_missing_files(folder):
-    (folder / "tokenizer_config.json").unlink()
-    assert prompt(folder)  # the template has a file of its own
-    (folder / "tokenizer.json").unlink()
-    assert "holds no tokenizer.json" in error_of(folder)
+def without(name):
+    return lambda document: {field: value for field, value in document.items() if field != name}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_files_are_said_and_no_grammar_fails_later(folder, name):
+    (folder / name).unlink()
+    assert f"holds no {name}" in error_of(folder)
+
+
+def test_no_end_token_is_said_and_no_grammar_fails_later(folder):
+    edit(folder / "tokenizer_config.json", without("eos_token"))
+    assert "tokenizer_config.json lacks the field 'eos_token'" in error_of(folder)
+    edit(folder / "tokenizer_config.json", lambda config: config.update(eos_token=None))
+    assert "eos_token = None" in error_of(folder)
 
 
 def test_a_vocabulary_larger_than_the_models(folder):
@@ -67,10 +79,6 @@ def test_a_vocabulary_larger_than_the_models(folder):
 def vocab(change):
     """A change of the vocabulary of tokenizer.json."""
     return lambda document: change(document["model"]["vocab"])
-
-
-def without(name):
-    return lambda document: {field: value for field, value in document.items() if field != name}
 
 
 DAMAGES = {
@@ -100,6 +108,8 @@ DAMAGES = {
         pre_tokenizer={"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}
     ),
     "a space before": lambda d: d["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
+    "no decoder": lambda d: d.update(decoder=None),
+    "another decoder": lambda d: d.update(decoder={"type": "Fuse"}),
     "all in lower case": lambda d: d.update(normalizer={"type": "Lowercase"}),
     "another text": lambda d: d.update(normalizer={"type": "Replace", "pattern": {"String": "1"}, "content": "2"}),
     "a regex that is none": lambda d: d["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "(("}),
@@ -117,7 +127,9 @@ def test_a_tokenizer_json_that_is_no_whole_byte_level_bpe(folder, damage):
     assert "tokenizer.json" in error_of(folder)
 
 
-@pytest.mark.parametrize("value", ["<unseen>", 5, [], {}, {"content": 5}, {"content": "<unseen>"}, True, "\ud800"])
+@pytest.mark.parametrize(
+    "value", ["<unseen>", "the", 5, [], {}, {"content": 5}, {"content": "<unseen>"}, True, "\ud800"]
+)
 @pytest.mark.parametrize("role", ["eos_token", "bos_token", "pad_token", "unk_token"])
 def test_special_tokens_that_are_none(folder, role, value):
     edit(folder / "tokenizer_config.json", lambda config: config.update({role: value}))
@@ -165,6 +177,18 @@ def test_truncation_and_padding_of_a_training_run_are_no_part_of_a_model(folder)
         ),
     )
     assert prompt(folder, "long " * 100) == expected
+
+
+def test_a_control_token_may_be_in_the_vocabulary_as_well(folder):
+    constraint = OutputConstraint((ToolSpec("f", '{"type": "object"}'),), tool_choice="required")
+
+    def beginning() -> tuple[int, ...]:
+        grammar = GrammarFactory(load_tokenizer(folder, VOCAB), VOCAB).build(constraint)
+        return grammar.forced()
+
+    expected = beginning()
+    edit(folder / "tokenizer.json", lambda d: d["model"]["vocab"].update({"<|endoftext|>": d["added_tokens"][0]["id"]}))
+    assert beginning() == expected
 
 
 # --- chat templates
