@@ -8,13 +8,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.engine.json_values import identity, read_json
-from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Delta
+from layerroute.engine.request import CALL_SPACE, TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Delta
 from layerroute.report import StepKind
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 _ARGUMENTS = re.compile(r'\s*,\s*"arguments"\s*:\s*(?=\{)')
 _JSON_TURN = re.compile(r'["\\{}]')
-_SPACE = " \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +167,11 @@ class AnswerParser:
 
     def _add_text(self, text: str) -> list[Event]:
         text = self._space + text
-        if self._at_edge and not text.strip(_SPACE):
+        if self._at_edge and not text.strip(CALL_SPACE):
             self._space = text
             return []
         if self._at_edge and self._num_calls and not self._content:
-            text = text.lstrip(_SPACE)
+            text = text.lstrip(CALL_SPACE)
         self._at_edge = False
         self._space = "\n" if text.endswith("\n") else ""
         text = text.removesuffix("\n")

@@ -7,7 +7,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from layerroute.engine.request import TOOL_CALL_OPEN, Delta
+from layerroute.engine.request import CALL_SPACE, TOOL_CALL_OPEN, Delta
 
 _BYTE_OF_CHARACTER = {character: byte for byte, character in bytes_to_unicode().items()}
 
@@ -28,8 +28,8 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> tuple[bytes, ...]:
 class Detokenizer:
     """Text of one answer. The texts of all deltas together are what `tokenizer.decode` makes of the ids.
 
-    Stop strings are looked for in content alone: not between the markers of a call, and not in the line break that the
-    chat template writes before one. A call therefore ends what may become a stop string.
+    Stop strings are looked for in content alone: not between the markers of a call, nor in what the answer's parser
+    takes for markup before one, a line break behind text or white space by itself, so that these wait for what follows.
 
     Args:
         tokenizer: byte-level BPE tokenizer of the backbone.
@@ -57,6 +57,7 @@ class Detokenizer:
         self._unread: list[int] = []  # ids whose characters are not complete yet
         self._held: list[Delta] = []  # deltas that may be the beginning of a stop string
         self._in_call = False
+        self._at_edge = True  # no text but white space yet since the beginning, or since the last call
 
     def add(self, token_id: int) -> list[Delta]:
         """The deltas that a further token makes certain."""
@@ -85,7 +86,7 @@ class Detokenizer:
             released = self._release(rest, then="call")
             if self.stop_string is not None:
                 return released
-            self._in_call = True
+            self._in_call = self._at_edge = True
             return [*released, marker]
         if not self._in_call:  # a stray marker is text like any other
             return self._release([*rest, marker])
@@ -105,12 +106,13 @@ class Detokenizer:
             return pieces
         self._held += pieces
         text = "".join(piece.text for piece in self._held)
-        # A line break at the end is content only if no call follows.
-        found = self._first_stop(text if then == "end" else text.removesuffix("\n"))
+        self._at_edge = self._at_edge and not text.strip(CALL_SPACE)
+        sure = "" if self._at_edge else text.removesuffix("\n")  # content, whatever follows
+        found = self._first_stop(text if then == "end" else sure)
         if found is not None:
             start, self.stop_string = found
         else:
-            start = len(text) - (self._stop_prefix_length(text) if then == "text" else 0)
+            start = self._first_doubt(text) if then == "text" else len(text)
         released: list[Delta] = []
         while self._held and start >= len(self._held[0].text):
             start -= len(self._held[0].text)
@@ -127,10 +129,12 @@ class Detokenizer:
         found = [(position + len(stop), position, stop) for stop in self._stop if (position := text.find(stop)) >= 0]
         return min(found)[1:] if found else None
 
-    def _stop_prefix_length(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string, or is one if no call follows."""
+    def _first_doubt(self, text: str) -> int:
+        """Where a stop string begins that is not complete yet, or in what may be markup; or the length of the text."""
         longest = max(map(len, self._stop))
-        for start in range(max(0, len(text) - longest), len(text)):
-            if any(stop.startswith(text[start:]) for stop in self._stop):
-                return len(text) - start
-        return 0
+        ends = (start for start in range(max(0, len(text) - longest), len(text)) if self._begins_a_stop(text[start:]))
+        complete = (text.find(stop) for stop in self._stop if stop in text)
+        return min([*complete, *ends], default=len(text))
+
+    def _begins_a_stop(self, text: str) -> bool:
+        return any(stop.startswith(text) for stop in self._stop)

@@ -13,6 +13,9 @@ TOOL_CALL_OPEN = "<tool_call>"
 TOOL_CALL_CLOSE = "</tool_call>"
 """The two marker tokens around a call (Hermes format, as in Qwen2.5)."""
 
+CALL_SPACE = " \t\r\n"
+"""White space that is markup, and no content, where nothing else stands between calls, or before the first."""
+
 
 def _take(made: object, *names: str) -> None:
     """Check fields that are options, and hold them as Python's own numbers: arithmetic with others may fail."""
