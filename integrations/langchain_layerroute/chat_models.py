@@ -364,12 +364,15 @@ class LayerRouteChatModel(EngineOptions, CallOptions, BaseChatModel):
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Return a runnable whose answers are objects of `schema`; decoding cannot leave the schema.
 
+        An answer that `max_tokens` or a stop string cuts off is no object: it raises `TruncatedAnswerError`. A stream
+        gives what there is of the object as it grows, and ends in the same error.
+
         Args:
             schema: a pydantic class, TypedDict, JSON schema with a title, or OpenAI tool.
             method: "function_calling" (the model sees the schema as a tool and must call it), "json_schema" (the
                 answer is held to the schema, which the prompt does not show), or "json_mode" (any JSON object;
                 the prompt has to describe it; `schema` only parses and may be None).
-            include_raw: return {"raw", "parsed", "parsing_error"} and raise no parsing errors.
+            include_raw: return {"raw", "parsed", "parsing_error"}; these errors then stand under "parsing_error".
             strict: accepted for compatibility; decoding is always held to the schema.
             **kwargs: none is supported.
 

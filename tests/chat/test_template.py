@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from layerroute.chat.template import SEAM, encode_rendered, render, render_answer
+from layerroute.chat.template import SEAM, encode_rendered, render, render_answer, render_beginning
 from layerroute.errors import RequestError
 
 TOKENIZER = AutoTokenizer.from_pretrained(Path(__file__).parents[1] / "data" / "tokenizer")
@@ -103,11 +103,47 @@ def test_calls_of_the_assistant_stay_real_calls() -> None:
         ([{"role": "user", "content": [{"type": "image"}]}], "send a string"),
         ([{"role": "user", "content": "x", "tool_calls": [call("f", {})]}], "assistant message"),
         ([{"role": "assistant", "content": "", "tool_calls": [call("f", "{}")]}], "'arguments' \\(a dict\\)"),
+        ([{"role": "assistant", "content": [], "tool_calls": []}], "content of an assistant message must be text"),
+        ([{"role": "assistant", "content": "", "tool_calls": [call("f", {"a": [{1}]})]}], "'a.0' in .* call 'f'.* set"),
+        ([{"role": "assistant", "content": "", "tool_calls": [call("f\ud800", {})]}], "half of a surrogate pair"),
+        ([{"role": "user", "content": "x\udfff"}], "the text of a user message holds .* at character 1"),
     ],
 )
 def test_bad_messages_are_refused_with_a_remedy(messages: list[dict[str, Any]], remedy: str) -> None:
     with pytest.raises(RequestError, match=remedy):
         render(TOKENIZER, messages)
+
+
+def test_a_tool_that_is_no_json_is_refused_by_name() -> None:
+    for odd in (float("inf"), b"", "\ud800", {None: 1}):
+        with pytest.raises(RequestError, match="tool 'look_up'"):
+            render(TOKENIZER, [{"role": "user", "content": "x"}], [tool("look_up", odd)])  # type: ignore[arg-type]
+
+
+def test_output_of_tools_is_mended() -> None:
+    text = render(TOKENIZER, [{"role": "tool", "content": "a\ud800b"}])
+    assert "<tool_response>\na\ufffdb\n</tool_response>" in text
+
+
+def test_text_that_cannot_be_encoded_is_no_tokens() -> None:
+    with pytest.raises(RequestError, match="half of a surrogate pair"):
+        encode_rendered(TOKENIZER, "a\ud800")
+
+
+@given(hostile)
+def test_an_answer_that_is_gone_on_with_is_rendered_like_a_whole_one_without_its_end(text: str) -> None:
+    question, begun = {"role": "user", "content": "x"}, {"role": "assistant", "content": text}
+    opened = render(TOKENIZER, [question]) + render_beginning(TOKENIZER, begun)
+    assert render(TOKENIZER, [question]) + render_answer(TOKENIZER, begun) == f"{opened}<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call("f", {})]}],
+)
+def test_only_text_of_the_assistant_can_be_gone_on_with(message: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="end with"):
+        render_beginning(TOKENIZER, message)
 
 
 def test_only_an_assistant_message_is_an_answer() -> None:
