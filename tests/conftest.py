@@ -10,7 +10,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 for _name in ("LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM", "TERM"):
     os.environ.pop(_name, None)
 os.environ["COLUMNS"] = "80"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a verdict is one about the CPU, whatever the machine has beside it
 
 # Equal examples in every run, and no verdict on the time they take.
 settings.register_profile(

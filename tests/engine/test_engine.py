@@ -306,6 +306,7 @@ def test_equal_configurations_share_an_engine(folder):
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_no_cuda_when_asked_for(folder, device):
     with pytest.raises(DeviceError, match="device='cpu'"):
         answer(Engine(EngineConfig(model=str(folder), device=device)))

@@ -1,0 +1,39 @@
+"""The parts of the fuzz tests: each makes inputs from random numbers, and checks one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tests.fuzz import ledger, options, parser, template
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is fuzzed.
+
+    Attributes:
+        make: an input, from random numbers alone.
+        check: what became of it, in a word; raises if that is wrong.
+        share: of all inputs: cheap parts take more.
+        chunk: inputs that a process takes at a time, a few seconds' worth.
+        examples: inputs in CI.
+    """
+
+    name: str
+    make: Callable[[Random], Any]
+    check: Callable[[Any], str]
+    share: int
+    chunk: int
+    examples: int
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("template", template.make, template.check, 200, 4000, 300),
+        Part("parser", parser.make, parser.check, 400, 4000, 400),
+        Part("options", options.make, options.check, 250, 20000, 800),
+        Part("ledger", ledger.make, ledger.check, 100, 5000, 200),
+    )
+}
