@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
 from scripted_chat import call
 
 from langchain_layerroute import LayerRouteChatModel
@@ -14,7 +13,6 @@ from langchain_layerroute.front_desk.tools import tool_schemas
 from layerroute import cli
 
 DEMOS = Path(__file__).parents[2] / "demos"
-pytestmark = pytest.mark.timeout(300)
 
 EXPECTED = (
     [call("find_order", order_id="A-1101"), call("list_orders", customer="Chidi Okafor")],

@@ -96,7 +96,6 @@ def test_a_forked_child_starts_afresh(folder, program, rows):
         [sys.executable, "-c", PROGRAM + program, str(folder), str(rows)],
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -226,7 +226,9 @@ def test_a_step_that_fails_ends_the_rows_of_its_program(folder, alone):
 
 def test_closing_fails_all_and_a_later_request_starts_anew(folder, alone):
     with opened(folder, 2) as (engine, _):
-        generations = ask(engine, [GenerationRequest(STEM[: i + 2], max_tokens=400) for i in range(4)])
+        generations = []
+        pause(engine, 20, lambda: generations and generations[3]._done.is_set())  # the last in the queue
+        generations += ask(engine, [GenerationRequest(STEM[: i + 2], max_tokens=400) for i in range(4)])
         reading = iter(generations[1])
         next(reading)
         engine.close()
