@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from layerroute.engine.json_values import MAX_LEVELS
 from layerroute.errors import BackboneError, RequestError, shown
 from layerroute.text import is_encodable, replace_unencodable, require_encodable
 
@@ -23,7 +24,6 @@ SEAM = "\ue0a5"
 _SINGLE_SEAM = re.compile(f"(?<!{SEAM}){SEAM}(?!{SEAM})")
 _ROLES = ("system", "user", "assistant", "tool")
 _ANSWER_START = "<|im_start|>assistant\n"
-_DEEPEST = 100  # levels of a call's arguments or a tool's schema; far more would exhaust Python's stack
 _MOST_BITS = 10_000  # of an integer; Python writes out no longer ones
 
 Message = Mapping[str, Any]
@@ -124,14 +124,14 @@ class _Escaper:
             return self._json(value, 0)
         except _NoJSON as error:
             path = ".".join(reversed(error.path))
-            where = f"{path!r} in {owner}" if 0 < len(path) <= 200 else owner
+            where = f"{path!r} of {owner}" if 0 < len(path) <= 200 else owner
             if isinstance(error.value, str):
                 require_encodable(error.value, where)
             raise RequestError(f"{where} {error.reason}") from None
 
     def _json(self, value: Any, depth: int) -> Any:
-        if depth > _DEEPEST:
-            raise _NoJSON(None, f"is nested more than {_DEEPEST} levels deep: flatten it")
+        if depth > MAX_LEVELS:
+            raise _NoJSON(None, f"is nested more than {MAX_LEVELS} levels deep: flatten it")
         if isinstance(value, str):
             if not is_encodable(value):
                 raise _NoJSON(value, "cannot be encoded")
@@ -201,7 +201,7 @@ def _escape_call(call: Any, escape: _Escaper) -> dict[str, Any]:
         raise RequestError(f"a tool call needs a 'name' (text) and 'arguments' (a dict), unlike {shown(call)}")
     # The template puts the name between quotes as it stands.
     quoted = json.dumps(require_encodable(name, "the name of a call"), ensure_ascii=False)[1:-1]
-    escaped = escape.json(arguments, f"the arguments of the call {name!r}")
+    escaped = escape.json(arguments, f"the call {name!r}")
     return {"type": "function", "function": {"name": escape.text(quoted), "arguments": escaped}}
 
 

@@ -10,6 +10,9 @@ MAX_DIGITS = 24
 
 MAX_EXPONENT_DIGITS = 3
 
+MAX_LEVELS = 100
+"""Most levels of nesting, far below where readers and writers of JSON run out of stack."""
+
 _TURN = re.compile(rb'["\\]')
 _DIGITS = frozenset(b"0123456789")
 
@@ -18,7 +21,7 @@ def read_json(text: str) -> Any:
     """The value of JSON as in RFC 8259, but with raw line breaks allowed in strings, as models write them.
 
     What readers would disagree about is no JSON here: a name that an object holds twice, a number that a float cannot
-    hold, one of so many digits that a grammar has cut it off, half a surrogate pair.
+    hold, one of so many digits that a grammar has cut it off, half a surrogate pair, nesting without an end.
 
     Raises:
         ValueError: it is no JSON.
@@ -32,8 +35,24 @@ def read_json(text: str) -> Any:
         parse_float=_number,
         object_pairs_hook=_object,
     )
+    if _is_deep(value):
+        raise ValueError(f"it is nested more than {MAX_LEVELS} levels deep")
     json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    layer = [value]
+    for _ in range(MAX_LEVELS + 1):
+        layer = [
+            part
+            for whole in layer
+            if isinstance(whole, dict | list)
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+        ]
+        if not layer:
+            return False
+    return True
 
 
 def identity(value: Any) -> str:

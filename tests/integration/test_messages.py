@@ -197,13 +197,13 @@ def test_blocks_without_text_are_refused_elsewhere(message: Any, block: dict[str
 @pytest.mark.parametrize(
     ("args", "place"),
     [
-        ({"when": date(2026, 1, 2)}, "'when' in the arguments of the call 'book0' is of type date"),
-        ({"a": [1, {"b": {2}}]}, "'a.1.b' in the arguments of the call 'book0' is of type set"),
+        ({"when": date(2026, 1, 2)}, "'when' of the call 'book0' is of type date"),
+        ({"a": [1, {"b": {2}}]}, "'a.1.b' of the call 'book0' is of type set"),
         ({"a": b"x"}, "is of type bytes"),
         ({"a": float("nan")}, "'a' .* is a number that JSON cannot hold"),
         ({"a": 10**5000}, "'a' .* is a number that JSON cannot hold"),
         ({"a": {1: 2}}, "has the key 1"),
-        ({"a": HALF}, "'a' in the arguments of the call 'book0' holds .* half of a surrogate pair"),
+        ({"a": HALF}, "'a' of the call 'book0' holds .* half of a surrogate pair"),
         ({HALF: 1}, "half of a surrogate pair"),
         ({"a": json.loads('{"b":' * 300 + "1" + "}" * 300)}, "nested more than 100 levels"),
     ],
@@ -309,3 +309,13 @@ def test_a_call_that_is_nested_deeply_and_cut_off_is_invalid():
         assert message.tool_calls == []
         assert len(message.invalid_tool_calls) == 1
     assert len(_spoiler('{"a":' * 200_000)) == 1
+
+
+@pytest.mark.parametrize(("levels", "sound"), [(90, True), (150, False)])
+def test_a_call_that_could_not_be_sent_back_is_invalid(levels: int, sound: bool):
+    deep = json.loads('{"a":' * levels + "1" + "}" * levels)
+    model = LayerRouteChatModel(engine=ScriptedEngine(saying(call_text("f", deep), "Done.")), max_tokens=None)
+    answer = model.invoke("?")
+    assert [bool(answer.tool_calls), bool(answer.invalid_tool_calls)] == [sound, not sound]
+    call = (answer.tool_calls or answer.invalid_tool_calls)[0]
+    assert model.invoke([HumanMessage("?"), answer, result(call["id"])]).content == "Done."
