@@ -18,6 +18,7 @@ from layerroute.errors import (
     ProgramError,
     RequestError,
     RouterError,
+    ToolSchemaError,
 )
 
 
@@ -33,11 +34,16 @@ class TruncatedAnswerError(StructuredAnswerError):
     """An answer that `max_tokens`, the context window or a stop string cut off before its object was whole."""
 
 
+class InvalidSchemaError(ToolSchemaError, InvalidRequestError):
+    """A tool or response schema that answers cannot be held to; the message names its owner and the field."""
+
+
 # First match wins, so a class stands before its bases. What is not listed (broken weights, a bad bundle, no such
 # device) is no matter of the request and keeps its own class.
 _LANGCHAIN_CLASSES: tuple[tuple[type[LayerRouteError], type[ModelError]], ...] = (
     (ContextWindowError, ContextOverflowError),
     (BackboneNotFoundError, ModelNotFoundError),
+    (ToolSchemaError, InvalidSchemaError),
     (RequestError, InvalidRequestError),
     (RouterError, InvalidRequestError),
     (ProgramError, InvalidRequestError),

@@ -91,7 +91,7 @@ class Step:
         self._request = request
         self._model_name = model_name
         self._timeout = timeout
-        self._parser = AnswerParser(engine.tokenizer)
+        self._parser = AnswerParser(engine.tokenizer, request.constraint.tools if request.constraint else ())
         self._call_ids: dict[int, str] = {}
         self._arguments: dict[int, str] = {}
 

@@ -8,15 +8,16 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import BaseTransformOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import AddableDict, Runnable, RunnableGenerator, RunnableMap
-from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.json import parse_partial_json
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, SkipValidation
 from typing_extensions import override
 
 from langchain_layerroute.errors import InvalidRequestError, StructuredAnswerError, TruncatedAnswerError
-from langchain_layerroute.tools import to_openai_tools
+from langchain_layerroute.schemas import for_langchain
+from langchain_layerroute.tools import json_schema_of, to_openai_tools, to_response_schema
 from layerroute.engine.json_values import read_json
+from layerroute.engine.schemas import RESPONSE, prepare_schema
 
 StructuredMethod = Literal["function_calling", "json_schema", "json_mode"]
 
@@ -34,17 +35,19 @@ def structure(schema: Any, method: StructuredMethod, strict: bool | None) -> tup
             raise InvalidRequestError(f'method "{method}" needs a schema: give one, or use method="json_mode"')
         return {"response_format": {"type": "json_object"}}, StructuredParser()
     # What traces show; LangChain takes it out before the model is called.
-    traced = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
+    format_shown = {"kwargs": {"method": method, "strict": strict}, "schema": for_langchain(schema)}
+    traced = {"ls_structured_output_format": format_shown}
     if method == "function_calling":
         name = to_openai_tools([schema])[0]["function"]["name"]
         options = {"tools": [schema], "tool_choice": name, "parallel_tool_calls": False}
         return {**options, **traced}, StructuredParser(model=_model(schema), tool=name)
     if method == "json_schema":
-        json_schema = _json_schema(schema)
+        json_schema = json_schema_of(schema)
         inner = {"name": json_schema["title"], "schema": json_schema}
-        return {"response_format": {"type": "json_schema", "json_schema": inner}, **traced}, StructuredParser(
-            model=_model(schema)
-        )
+        response_format = {"type": "json_schema", "json_schema": inner}
+        model, document = _model(schema), to_response_schema(response_format)
+        parser = StructuredParser(model=model, document=document if model is None else None)
+        return {"response_format": response_format, **traced}, parser
     return {"response_format": {"type": "json_object"}, **traced}, StructuredParser(model=_model(schema))
 
 
@@ -56,10 +59,12 @@ class StructuredParser(BaseTransformOutputParser[Any]):
     Attributes:
         model: pydantic class of the object, or None for plain JSON.
         tool: name of the call whose arguments are the object, or None if the text is.
+        document: JSON text of the schema that the object has to fit, where no `model` says so.
     """
 
     model: Annotated[Any, SkipValidation()] = None
     tool: str | None = None
+    document: str | None = None
 
     @property
     @override
@@ -92,6 +97,9 @@ class StructuredParser(BaseTransformOutputParser[Any]):
             raise TruncatedAnswerError(cut, llm_output=message.text) from error
         if cut is not None and type(data) in (int, float):  # more digits may have been to come
             raise TruncatedAnswerError(cut, llm_output=message.text)
+        problem = prepare_schema(self.document, RESPONSE).checker.problem(data) if self.document is not None else None
+        if problem is not None:
+            raise StructuredAnswerError(f"the answer does not fit its schema: {problem}", llm_output=message.text)
         try:
             return self._validated(data)
         except ValueError as error:
@@ -185,7 +193,7 @@ def _arguments(message: BaseMessage, tool: str) -> Any:
     if call is not None:
         return call["args"]
     for invalid in message.invalid_tool_calls if isinstance(message, AIMessage) else []:
-        raise StructuredAnswerError(f"the call of {tool!r} cannot be read: {invalid['error'] or invalid['args']}")
+        raise StructuredAnswerError(f"the call of {tool!r} is invalid: {invalid['error'] or invalid['args']}")
     raise StructuredAnswerError(f"the answer does not call {tool!r}: leave `tools` and `tool_choice` to this runnable")
 
 
@@ -194,13 +202,6 @@ def _document(message: BaseMessage) -> Any:
         return read_json(message.text)
     except (ValueError, RecursionError) as error:
         raise StructuredAnswerError(f"the answer is no JSON ({error})", llm_output=message.text) from error
-
-
-def _json_schema(schema: Any) -> dict[str, Any]:
-    try:
-        return convert_to_json_schema(schema)
-    except (ValueError, TypeError) as error:
-        raise InvalidRequestError(f"cannot read the schema: {error}") from error
 
 
 def _model(schema: Any) -> Any:

@@ -8,9 +8,12 @@ from typing import Any, Literal
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from langchain_layerroute.errors import InvalidRequestError
+from langchain_layerroute.errors import InvalidRequestError, langchain_errors
+from langchain_layerroute.schemas import for_langchain
 from layerroute.engine.request import OutputConstraint, ToolSpec
+from layerroute.engine.schemas import RESPONSE, prepare_schema
 from layerroute.errors import shown
+from layerroute.text import require_encodable
 
 AnyTool = dict[str, Any] | type | Callable[..., Any] | BaseTool
 ToolChoice = str | bool | dict[str, Any] | None
@@ -28,17 +31,20 @@ def to_openai_tools(tools: Sequence[AnyTool]) -> list[dict[str, Any]]:
     """Convert tools of any form that LangChain knows to the dicts that the chat template shows to the model.
 
     Raises:
+        InvalidSchemaError: a tool whose calls cannot be held to its schema.
         InvalidRequestError: no list, something that is no tool, or a tool that only a provider's server could run.
     """
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
         raise InvalidRequestError(f"tools must be a list of tools, not {shown(tools)}: put a single one into a list")
-    return [_to_openai_tool(tool) for tool in tools]
+    with langchain_errors():
+        return [_to_openai_tool(tool) for tool in tools]
 
 
 def _to_openai_tool(tool: AnyTool) -> dict[str, Any]:
+    source = for_langchain(tool)
     try:
-        converted = convert_to_openai_tool(tool)
-    except (ValueError, TypeError) as error:
+        converted = convert_to_openai_tool(source)
+    except (ValueError, TypeError, AttributeError) as error:
         raise InvalidRequestError(f"cannot read a tool: {error}") from error
     function = converted.get("function")
     if converted.get("type") != "function" or not isinstance(function, dict):
@@ -48,12 +54,14 @@ def _to_openai_tool(tool: AnyTool) -> dict[str, Any]:
     name = function.get("name")
     if not isinstance(name, str):
         raise InvalidRequestError(f"a tool is named {shown(name)}: give it a name of text")
-    described = {
-        "name": name,
-        "description": function.get("description", ""),
-        "parameters": function.get("parameters") or _NO_PARAMETERS,
-    }
-    return {"type": "function", "function": described}
+    description = function.get("description") or ""
+    if not isinstance(description, str):
+        raise InvalidRequestError(f"tool {shown(name)} is described by {shown(description)}: describe it in text")
+    require_encodable(name, "the name of a tool")
+    require_encodable(description, f"the description of tool {shown(name)}")
+    parameters = function.get("parameters") or _NO_PARAMETERS
+    ToolSpec(name, _json(parameters)).prepared()
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +148,17 @@ def to_response_schema(response_format: Any) -> str | None:
     TypedDict.
 
     Raises:
+        InvalidSchemaError: a schema that an answer cannot be held to.
         InvalidRequestError: something else.
     """
+    text = _text_of_format(response_format)
+    if text is not None:
+        with langchain_errors():
+            prepare_schema(text, RESPONSE)
+    return text
+
+
+def _text_of_format(response_format: Any) -> str | None:
     if response_format is None:
         return None
     if isinstance(response_format, dict):
@@ -155,10 +172,20 @@ def to_response_schema(response_format: Any) -> str | None:
         if kind is not None or response_format.keys() & {"properties", "$ref", "anyOf", "enum", "const"}:
             return _json(response_format)
         raise InvalidRequestError(f"cannot read response_format {shown(response_format)}: send a JSON schema")
+    return _json(json_schema_of(response_format))
+
+
+def json_schema_of(source: AnyTool) -> dict[str, Any]:
+    """Return the titled JSON schema of a class, TypedDict, function or tool, or of a dict that describes one.
+
+    Raises:
+        InvalidRequestError: it has none.
+    """
+    schema = for_langchain(source)
     try:
-        return _json(convert_to_json_schema(response_format))
-    except (ValueError, TypeError) as error:
-        raise InvalidRequestError(f"cannot read response_format: {error}") from error
+        return convert_to_json_schema(schema)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidRequestError(f"cannot read the schema of {shown(source)}: {error}") from error
 
 
 def _schema_of_format(response_format: dict[str, Any]) -> str:
@@ -174,5 +201,5 @@ def _schema_of_format(response_format: dict[str, Any]) -> str:
 def _json(schema: dict[str, Any]) -> str:
     try:
         return json.dumps(schema, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"a schema is no JSON: {error}") from error

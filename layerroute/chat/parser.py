@@ -2,13 +2,14 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from layerroute.engine.json_values import identity, read_json
-from layerroute.engine.request import CALL_SPACE, TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Delta
+from layerroute.engine.request import CALL_SPACE, TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Delta, ToolSpec
 from layerroute.report import StepKind
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
@@ -111,12 +112,14 @@ class AnswerParser:
 
     Args:
         tokenizer: tokenizer of the backbone; without `<tool_call>` tokens everything is text.
+        tools: the tools on offer; their calls are checked for what a grammar cannot hold of a schema.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[ToolSpec] = ()) -> None:
         added = tokenizer.get_added_vocab()
         self._open_delta = Delta(TOOL_CALL_OPEN, (added.get(TOOL_CALL_OPEN, -1),))
         self._close_delta = Delta(TOOL_CALL_CLOSE, (added.get(TOOL_CALL_CLOSE, -1),))
+        self._tools = {tool.name: tool for tool in tools}
         self._content: list[str] = []
         self._space = ""  # held back: dropped if a call follows
         self._at_edge = True  # no text yet since the beginning, or since the last call
@@ -211,7 +214,7 @@ class AnswerParser:
         """The call that the text between the markers describes.
 
         Raises:
-            ValueError: it describes none, another one than was streamed, or an earlier one.
+            ValueError: it describes none, another one than was streamed, an earlier one, or one that does not fit.
         """
         body = read_json(call.text)
         if not isinstance(body, dict) or not isinstance(body.get("name"), str):
@@ -225,6 +228,8 @@ class AnswerParser:
         if key in self._identities:
             raise ValueError("the call repeats an earlier one of this answer")
         self._identities.add(key)
+        if (tool := self._tools.get(name)) and (problem := tool.prepared().checker.problem(arguments)):
+            raise ValueError(f"the arguments do not fit the schema of {name!r}: {problem}")
         return ParsedToolCall(name, arguments)
 
 

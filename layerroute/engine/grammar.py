@@ -8,11 +8,10 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -20,14 +19,13 @@ from transformers import PreTrainedTokenizerBase
 from layerroute.backbone.token_mask import mask_of, num_words
 from layerroute.engine.detokenizer import token_bytes
 from layerroute.engine.json_values import NumberScanner, identity, read_json
-from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, OutputConstraint, ToolSpec
-from layerroute.engine.schema import prepare_schema
+from layerroute.engine.request import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, OutputConstraint
+from layerroute.engine.schemas import RESPONSE, prepare_schema
+from layerroute.engine.schemas.probing import LIMITS
 from layerroute.errors import BackboneError, LayerRouteError, RequestError, ToolSchemaError
 from layerroute.forking import ForkSafeLock
 
 _KEPT_PLANS = 64
-_JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-_LIMITS = LLParserLimits(verbose_errors=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,8 @@ class _Tokens:
 class Grammar:
     """What one answer may be, token by token. Made by `GrammarFactory.build`; not for several threads at once.
 
-    Beyond the matcher it ends two things that a model may otherwise repeat for ever: the digits of a number, and calls
-    that have been made already (a repeated call ends the answer).
+    Beyond the matcher it ends what a model may otherwise repeat for ever: the digits of a number, and calls. A call
+    that has been made already ends the answer, and so does a long number to which the matcher wants yet more digits.
     """
 
     def __init__(self, plan: _Plan, tokens: _Tokens) -> None:
@@ -80,16 +78,20 @@ class Grammar:
         self._numbers = NumberScanner()
         self._call = bytearray()
         self._calls: set[str] = set()
-        self._repeated = False
+        self._repeating = False
 
     @property
     def finished(self) -> bool:
         """Whether only the end token may follow (or has already come)."""
-        if self._ended or self._repeated:
+        if self._over:
             return True
         if self._matcher is None or not self._matcher.is_accepting():
             return False
         return self._matcher.is_stopped() or self._only_end_allowed()
+
+    @property
+    def _over(self) -> bool:
+        return self._ended or self._repeating
 
     def mask(self) -> Tensor | None:
         """The tokens that may come next, packed, int32 `[W]` on the CPU, or None if all may; not to be written to.
@@ -99,20 +101,20 @@ class Grammar:
         """
         if self._matcher is None:
             return self._plan.free_mask_W
-        if self._ended or self._repeated:
+        if self._over:
             return mask_of([self._tokens.end_id], self._tokens.vocab_size)
+        mask_W = self._matcher_mask(self._matcher)
+        return mask_W & self._tokens.no_digit_W if self._numbers.too_long else mask_W
+
+    def _matcher_mask(self, matcher: LLMatcher) -> Tensor:
         words = np.empty((1, num_words(self._tokens.vocab_size)), dtype=np.int32)
-        fill_next_token_bitmask(self._matcher, words)
+        fill_next_token_bitmask(matcher, words)
         self._check()
-        mask_W = torch.from_numpy(words[0])
-        if self._numbers.too_long:
-            shorter_W = mask_W & self._tokens.no_digit_W
-            return shorter_W if shorter_W.any() else mask_W
-        return mask_W
+        return torch.from_numpy(words[0])
 
     def forced(self) -> tuple[int, ...]:
         """Tokens that the grammar leaves no choice about from here, without the end token; () if there is a choice."""
-        if self._matcher is None or self._ended or self._repeated:
+        if self._matcher is None or self._over:
             return ()
         tokens: list[int] = self._matcher.compute_ff_tokens()
         self._check()
@@ -128,7 +130,7 @@ class Grammar:
             raise LayerRouteError(f"token {token_id} comes after the end of the answer: stop at the end token")
         if self._matcher is None:
             self._accept_free(token_id)
-        elif (self._repeated and token_id != self._tokens.end_id) or not self._matcher.consume_token(token_id):
+        elif not (token_id == self._tokens.end_id if self._repeating else self._matcher.consume_token(token_id)):
             raise LayerRouteError(f"token {token_id} is not allowed here: pick tokens under the grammar's mask")
         self._ended = token_id == self._tokens.end_id
         if self._matcher is not None and not self._ended:
@@ -148,6 +150,8 @@ class Grammar:
             self._end_call()
         else:
             self._numbers.feed(self._tokens.bytes_of[token_id])
+            if self._numbers.too_long and self._matcher is not None:
+                self._repeating = not (self._matcher_mask(self._matcher) & self._tokens.no_digit_W).any()
             self._call += self._tokens.bytes_of[token_id]
 
     def _end_call(self) -> None:
@@ -155,7 +159,7 @@ class Grammar:
             call = identity(read_json(self._call.decode()))
         except (ValueError, RecursionError):  # for the parser to tell
             return
-        self._repeated = call in self._calls
+        self._repeating = call in self._calls
         self._calls.add(call)
 
     def _only_end_allowed(self) -> bool:
@@ -223,9 +227,9 @@ class GrammarFactory:
     def _compile(self, constraint: OutputConstraint) -> _Plan:
         may_call = bool(constraint.tools) and constraint.tool_choice != "none"
         rules = self._call_rules(constraint) if may_call else []
-        document = None if constraint.tool_choice == "required" else constraint.response_schema
+        document = constraint.response_schema
         if document is not None:
-            rules.append(f"document: {self._json_rule(document, 'the response schema')}")
+            rules.append(f"document: %json {prepare_schema(document, RESPONSE).grammar}")
         if document is not None or constraint.tool_choice == "required":
             starts = ["document"] * (document is not None) + ["calls"] * may_call
             return _Plan(self._matcher(["start: " + " | ".join(starts), *rules]), None, None)
@@ -247,40 +251,25 @@ class GrammarFactory:
             )
         names = [tool.name for tool in constraint.tools]
         if len(set(names)) < len(names):
-            raise ToolSchemaError(f"two tools share a name among {sorted(names)}: give every tool a name of its own")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ToolSchemaError(f"two tools share the name {twice!r}: give every tool a name of its own")
         further = constraint.max_calls - 1 if constraint.parallel else 0
         more = f'("\\n" <[{self._open_id}]> body){{0,{further}}}' if further else ""
         rules = [
             f"calls: <[{self._open_id}]> after_open",
             f"after_open: body {more}",
             f'body: "\\n" call "\\n" <[{self._close_id}]>',
-            "call: " + " | ".join(f"call_{index}" for index in range(len(names))),
+            "call: " + " | ".join(f"call_{index}" for index in range(len(constraint.tools))),
         ]
         for index, tool in enumerate(constraint.tools):
             head = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
             rules.append(f'call_{index}: {_lark_text(head)} arguments_{index} "}}"')
-            rules.append(f"arguments_{index}: {self._arguments_rule(tool)}")
+            rules.append(f"arguments_{index}: %json {tool.prepared().grammar}")
         return rules
-
-    def _arguments_rule(self, tool: ToolSpec) -> str:
-        return self._json_rule(tool.parameters, f"tool {tool.name!r}", arguments=True)
-
-    def _json_rule(self, text: str, owner: str, arguments: bool = False) -> str:
-        """Lark's inline form of a JSON schema, after a check that names the owner of a broken one."""
-        schema = prepare_schema(text, owner, arguments)
-        styled: dict[str, Any] = {**schema, "x-guidance": _JSON_STYLE}
-        compiled = LLMatcher.grammar_from_json_schema(styled)
-        failed, messages = LLMatcher.validate_grammar_with_warnings(compiled, self._matcher_tokens(), limits=_LIMITS)
-        if failed:
-            raise ToolSchemaError(
-                f"{owner}: no grammar can be built from its JSON schema ({_first_line(messages[0])}): "
-                "change or leave out that part of the schema"
-            )
-        return "%json " + json.dumps(styled)
 
     def _matcher(self, rules: list[str]) -> LLMatcher:
         lark = "%llguidance {}\n" + "\n".join(rules)
-        matcher = LLMatcher(self._matcher_tokens(), LLMatcher.grammar_from_lark(lark), log_level=0, limits=_LIMITS)
+        matcher = LLMatcher(self._matcher_tokens(), LLMatcher.grammar_from_lark(lark), log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise ToolSchemaError(
                 f"no grammar can be built from these tools together ({_first_line(matcher.get_error())}): "

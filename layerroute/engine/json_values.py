@@ -6,7 +6,10 @@ import re
 from typing import Any
 
 MAX_DIGITS = 24
-"""Most digits of a number before its exponent: more than a 64-bit integer or a float has."""
+"""Most digits of a whole number, more than 64 bits have; a fraction is cut off there, beyond what a float can tell."""
+
+MAX_ZEROS = 64
+"""Most zeros before the first other digit; where a fraction is cut off among them, the number is refused."""
 
 MAX_EXPONENT_DIGITS = 3
 
@@ -61,21 +64,26 @@ def identity(value: Any) -> str:
 
 
 class NumberScanner:
-    """Follows JSON text as it is written, to tell when a number has become too long for `read_json`."""
+    """Follows JSON text as it is written, to tell when a number has become too long."""
 
-    __slots__ = ("_digits", "_escaped", "_exponent", "_in_string", "_last")
+    __slots__ = ("_digits", "_escaped", "_exponent", "_in_string", "_last", "_zeros")
 
     def __init__(self) -> None:
         self._in_string = False
         self._escaped = False
-        self._digits = 0  # of the number that the text ends in, since its exponent if it has one
+        self._zeros = 0  # that the number begins with which the text ends in
+        self._digits = 0  # of that number after these, or of its exponent if it has one
         self._exponent = False
         self._last = 0
 
     @property
     def too_long(self) -> bool:
-        """Whether the text ends in a digit of a number that is refused already."""
-        return self._digits > (MAX_EXPONENT_DIGITS if self._exponent else MAX_DIGITS) and self._last in _DIGITS
+        """Whether the text ends in a number of more digits than it may have, and in a digit."""
+        if self._last not in _DIGITS:
+            return False
+        if self._exponent:
+            return self._digits > MAX_EXPONENT_DIGITS
+        return self._digits > MAX_DIGITS or self._zeros > MAX_ZEROS
 
     def feed(self, data: bytes) -> None:
         """Read on."""
@@ -101,12 +109,14 @@ class NumberScanner:
 
     def _read_byte(self, byte: int) -> None:
         self._last = byte
-        if byte in _DIGITS:
+        if byte == ord("0") and not self._digits and not self._exponent:
+            self._zeros += 1
+        elif byte in _DIGITS:
             self._digits += 1
-        elif byte in b"eE" and self._digits:
-            self._digits, self._exponent = 0, True
+        elif byte in b"eE" and self._zeros + self._digits:
+            self._zeros, self._digits, self._exponent = 0, 0, True
         elif byte not in b".+-":
-            self._digits, self._exponent = 0, False
+            self._zeros, self._digits, self._exponent = 0, 0, False
             self._in_string = byte == ord('"')
 
 
@@ -120,10 +130,12 @@ def _integer(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    mantissa, _, exponent = text.lower().partition("e")
-    _require_short(mantissa)
+    mantissa, _, exponent = text.lower().lstrip("-").partition("e")
+    _require_short(mantissa.partition(".")[0])
+    digits = mantissa.replace(".", "")
     value = float(text)
-    if not math.isfinite(value) or len(exponent.lstrip("+-")) > MAX_EXPONENT_DIGITS:
+    vanished = len(digits) - len(digits.lstrip("0")) > MAX_ZEROS or (value == 0 and digits.strip("0"))
+    if vanished or not math.isfinite(value) or len(exponent.lstrip("+-")) > MAX_EXPONENT_DIGITS:
         raise ValueError(f"the number {text[:20]} is too large or too close to 0")
     return value
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from layerroute.engine.schemas import PreparedSchema, prepare_schema
 from layerroute.errors import RequestError, shown
 from layerroute.options import CallOptions, read
 from layerroute.report import Scope, StepReport
@@ -50,6 +51,14 @@ class ToolSpec:
 
     name: str
     parameters: str
+
+    def prepared(self) -> PreparedSchema:
+        """The schema, ready for grammars and checks; made once per text.
+
+        Raises:
+            ToolSchemaError: what is wrong with it, and at which field.
+        """
+        return prepare_schema(self.parameters, f"tool {self.name!r}", arguments=True)
 
 
 @dataclass(frozen=True, slots=True)

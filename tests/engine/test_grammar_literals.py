@@ -2,24 +2,17 @@
 
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from grammars import ADDED, CLOSE, END, FACTORY, OPEN, TOKENIZER, allowed
 
-from layerroute.backbone.token_mask import unpack
 from layerroute.chat.parser import AnswerParser, ParsedToolCall
 from layerroute.engine.detokenizer import Detokenizer
-from layerroute.engine.grammar import GrammarFactory
 from layerroute.engine.request import OutputConstraint, ToolSpec
 
-TOKENIZER = AutoTokenizer.from_pretrained(Path(__file__).parents[1] / "data" / "tokenizer")
-VOCAB = len(TOKENIZER) + 32
-END = TOKENIZER.eos_token_id
-MARKERS = frozenset(TOKENIZER.convert_tokens_to_ids(["<tool_call>", "</tool_call>"]))
-ADDED = TOKENIZER.get_added_vocab()
-FACTORY = GrammarFactory(TOKENIZER, VOCAB)
+MARKERS = frozenset([OPEN, CLOSE])
+ADDED_VOCAB = TOKENIZER.get_added_vocab()
 
 
 def decoded(constraint: OutputConstraint, fast_forward: bool) -> tuple[ParsedToolCall, list[int]]:
@@ -30,9 +23,7 @@ def decoded(constraint: OutputConstraint, fast_forward: bool) -> tuple[ParsedToo
     while not grammar.finished:
         forced = grammar.forced() if fast_forward else ()
         if not forced:
-            mask_W = grammar.mask()
-            assert mask_W is not None
-            forced = (rng.choice(unpack(mask_W[None], VOCAB)[0].nonzero().flatten().tolist()),)
+            forced = (rng.choice(allowed(grammar)),)
         for token_id in forced:
             grammar.accept(token_id)
         ids += forced
@@ -50,7 +41,7 @@ def required(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fast_forward", [True, False])
-@pytest.mark.parametrize("control", sorted(ADDED))
+@pytest.mark.parametrize("control", sorted(ADDED_VOCAB))
 def test_literals_that_spell_control_strings_are_text(control: str, fast_forward: bool) -> None:
     literal = f"x {control} y{control}"
     properties = {
@@ -63,9 +54,7 @@ def test_literals_that_spell_control_strings_are_text(control: str, fast_forward
     call, ids = decoded(OutputConstraint((tool,), "required", parallel=False), fast_forward)
     assert call.name == tool.name
     assert call.arguments == {literal: 1, "const": literal, "enum": literal, "inner": {control: [control]}}
-    assert [token_id for token_id in ids if token_id in ADDED.values()] == TOKENIZER.convert_tokens_to_ids(
-        ["<tool_call>", "</tool_call>"]
-    )
+    assert [token_id for token_id in ids if token_id in ADDED] == [OPEN, CLOSE]
 
 
 ODD = [

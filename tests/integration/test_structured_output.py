@@ -164,7 +164,7 @@ def test_a_document_that_was_whole_when_the_tokens_ran_out_is_taken():
     [
         ("function_calling", "I would rather not.", "does not call 'Basket'"),
         ("function_calling", '<tool_call>\n{"name": "Basket", "arguments": 5}\n</tool_call>', "arguments"),
-        ("function_calling", call_text("Basket", {"items": 5}), "does not fit Basket"),
+        ("function_calling", call_text("Basket", {"items": 5}), "do not fit the schema of 'Basket'"),
         ("json_schema", '{"items": 5}', "does not fit Basket"),
         ("json_schema", "I would rather not.", "no JSON"),
         ("json_schema", '{"items": ["a"]', "no JSON"),
