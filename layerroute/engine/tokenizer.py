@@ -92,11 +92,13 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
     template = _chat_template(folder, config)
     try:
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), chat_template=template, **config.special_tokens())
-    except Exception as error:  # the library raises bare exceptions
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        _check_behaviour(path, tokenizer, ids)
+    except (CheckpointError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare exceptions, and its panics are not even such
         raise CheckpointError(f"{path} makes no tokenizer ({str(error)[:200]!a}): {AGAIN}") from error
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    _check_behaviour(path, tokenizer, ids)
     return tokenizer
 
 

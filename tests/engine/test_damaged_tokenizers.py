@@ -112,6 +112,7 @@ DAMAGES = {
     "another decoder": lambda d: d.update(decoder={"type": "Fuse"}),
     "all in lower case": lambda d: d.update(normalizer={"type": "Lowercase"}),
     "another text": lambda d: d.update(normalizer={"type": "Replace", "pattern": {"String": "1"}, "content": "2"}),
+    "a normalizer that panics": lambda d: d.update(normalizer={"type": "Precompiled"}),
     "a regex that is none": lambda d: d["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "(("}),
     "added tokens that are none": lambda d: d.update(added_tokens=[None]),
     "added tokens without an id": lambda d: d.update(added_tokens=[{"content": "<x>", "special": True}]),
