@@ -3,8 +3,13 @@
 import json
 
 import pytest
-from damage import FORMS, copy_of, edit, make_folder, open_folder
+from damage import FORMS, copy_of, edit, make_folder, mutate, open_folder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from qwen2 import load
 
+from layerroute.engine.loading import end_ids_of
+from layerroute.engine.tokenizer import load_tokenizer
 from layerroute.errors import BackboneError, UnsupportedArchitectureError
 
 JSON_FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
@@ -216,3 +221,18 @@ def test_a_number_beyond_every_float(folder):
         )
     )
     assert "rms_norm_eps" in error_of(folder)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), name=st.sampled_from(["config.json", "generation_config.json"]))
+def test_any_change_loads_or_is_told(folder, data, name):
+    path = folder / name
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps(mutate(data, json.loads(whole))), encoding="utf-8")
+    try:
+        load(folder)
+        end_ids_of(folder, load_tokenizer(folder, 4096))
+    except BackboneError:
+        pass
+    finally:
+        path.write_text(whole, encoding="utf-8")

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from damage import edit, mutate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,12 +23,6 @@ NAMES = ["tokenizer.json", "tokenizer_config.json"]
 @pytest.fixture
 def folder(tmp_path):
     return Path(shutil.copytree(WHOLE, tmp_path / "tokenizer"))
-
-
-def edit(path, change):
-    document = json.loads(path.read_text(encoding="utf-8"))
-    changed = change(document)
-    path.write_text(json.dumps(document if changed is None else changed), encoding="utf-8")
 
 
 def error_of(folder, vocab_size=VOCAB) -> str:
@@ -260,25 +255,6 @@ def test_templates_that_fail(folder, template):
 
 
 # --- anything at all
-
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=8,
-)
-
-
-def mutate(data, document):
-    """Put anything in the place of a part of a JSON document, at any depth, or take the part away."""
-    holder, key = {"": document}, ""
-    while isinstance(holder[key], dict | list) and holder[key] and data.draw(st.booleans() | st.just(True)):
-        holder = holder[key]
-        key = data.draw(st.sampled_from(sorted(holder) if isinstance(holder, dict) else range(len(holder))))
-    if isinstance(holder, dict) and key and data.draw(st.booleans()):
-        del holder[key]
-    else:
-        holder[key] = data.draw(ANYTHING)
-    return holder[""] if key == "" else document
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

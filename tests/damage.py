@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
 from qwen2 import random_model, save
 
 from layerroute.chat.template import encode_rendered, render
@@ -98,3 +99,24 @@ FORMS: dict[str, Callable[[Path], None]] = {
     "a device": _in_place_of(lambda path: path.symlink_to("/dev/zero")),
 }
 """What a file can be instead of the JSON object that belongs there."""
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+"""Any JSON value, and the NaN and Infinity that Python writes."""
+
+
+def mutate(data: Any, document: Any) -> Any:
+    """Put anything in the place of a part of a JSON document, at any depth, or take the part away."""
+    holder, key = {"": document}, ""
+    while isinstance(holder[key], dict | list) and holder[key] and data.draw(st.booleans() | st.just(True)):
+        holder = holder[key]
+        key = data.draw(st.sampled_from(sorted(holder) if isinstance(holder, dict) else range(len(holder))))
+    if isinstance(holder, dict) and key and data.draw(st.booleans()):
+        del holder[key]
+    else:
+        holder[key] = data.draw(ANYTHING)
+    return holder[""] if key == "" else document
