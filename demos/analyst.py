@@ -19,6 +19,8 @@ from shell import chat_model, present, read_options
 
 from langchain_layerroute.bookshop import ANALYST_PROMPT, BookshopTools
 from langchain_layerroute.front_desk.runner import ToolAgent
+from layerroute.commands.shared import telling
+from layerroute.process import run_alone
 
 TASKS = (
     "How many books are out of stock?",
@@ -30,6 +32,7 @@ TASKS = (
 """One conversation: a later question looks only at what no earlier one has looked at."""
 
 
+@telling
 def main(arguments: Sequence[str] | None = None, model: BaseChatModel | None = None) -> int:
     """Run the demo, with the model that the options name or with `model`."""
     options = read_options(__doc__, TASKS, arguments)
@@ -39,4 +42,4 @@ def main(arguments: Sequence[str] | None = None, model: BaseChatModel | None = N
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(main))

@@ -28,13 +28,16 @@ from typing import Any
 
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from langchain_layerroute import LayerRouteChatModel
 from langchain_layerroute.front_desk.agent import FrontDesk
+from layerroute.commands.parser import refuse_unencodable
+from layerroute.commands.shared import make_chat_model, print_document, telling
+from layerroute.console import PlainConsole
+from layerroute.errors import RequestError
+from layerroute.process import run_alone
 
 REQUESTS = Path(__file__).with_name("requests.jsonl")
 
@@ -67,8 +70,18 @@ class Outcome:
 
 
 def read_requests(path: Path) -> list[Request]:
-    """Read a request file."""
-    return [Request(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Read a request file.
+
+    Raises:
+        RequestError: it cannot be read, or a line of it is no request.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [Request(**json.loads(line)) for line in lines if line.strip()]
+    except (OSError, ValueError, TypeError) as error:
+        raise RequestError(
+            f"cannot read the requests in {path} ({error}): give a file of one request per line"
+        ) from error
 
 
 def score(expected: Sequence[Call], actual: Sequence[Call]) -> bool:
@@ -99,6 +112,7 @@ def ask(model: BaseChatModel, request: Request) -> Outcome:
     return Outcome(request, run.tool_calls, run.answer, run.error)
 
 
+@telling
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the check; 0 if the share of right requests reaches `--at-least`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -109,16 +123,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     options = parser.parse_args(arguments)
 
-    model = LayerRouteChatModel(model=options.model, router=options.router)
-    console = Console(stderr=True)
+    refuse_unencodable(parser, options)
+    model = make_chat_model(model=options.model, router=options.router)
+    console = PlainConsole(stderr=True)
     requests = read_requests(options.file)
     outcomes = [ask(model, request) for request in track(requests, "asking", console=console, transient=True)]
-    share = sum(outcome.right for outcome in outcomes) / len(outcomes)
+    share = sum(outcome.right for outcome in outcomes) / max(1, len(outcomes))
     if options.json:
         rows = [{**asdict(outcome), "right": outcome.right} for outcome in outcomes]
-        print(json.dumps({"share": share, "requests": len(outcomes), "outcomes": rows}, ensure_ascii=False))
+        print_document({"share": share, "requests": len(outcomes), "outcomes": rows})
     else:
-        Console().print(_misses(outcomes))
+        PlainConsole().print(_misses(outcomes))
         print(f"{sum(outcome.right for outcome in outcomes)} of {len(outcomes)} right ({share:.1%})")
     return 0 if share >= options.at_least else 1
 
@@ -139,4 +154,4 @@ def _spell(calls: Sequence[Call]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(main))

@@ -15,8 +15,11 @@ from langchain_core.language_models import BaseChatModel
 from shell import chat_model, present, read_options
 
 from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, FrontDesk
+from layerroute.commands.shared import telling
+from layerroute.process import run_alone
 
 
+@telling
 def main(arguments: Sequence[str] | None = None, model: BaseChatModel | None = None) -> int:
     """Run the demo, with the model that the options name or with `model`."""
     options = read_options(__doc__, DEFAULT_TASKS, arguments)
@@ -25,4 +28,4 @@ def main(arguments: Sequence[str] | None = None, model: BaseChatModel | None = N
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(main))

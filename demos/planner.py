@@ -21,7 +21,9 @@ from langchain_layerroute.callbacks import ComputeReportHandler
 from langchain_layerroute.front_desk.agent import FrontDesk
 from langchain_layerroute.front_desk.prompts import PLANNER_PROMPT, summary_request
 from langchain_layerroute.front_desk.runner import DemoRun
+from layerroute.commands.shared import telling
 from layerroute.console import RunView
+from layerroute.process import run_alone
 
 TASKS = ("Check tomorrow's weather in Oslo, look up order A-1042, and save a note saying that Mara will call back.",)
 MAX_PLAN_STEPS = 8
@@ -63,6 +65,7 @@ def carry_out(model: BaseChatModel, desk: FrontDesk, task: str, view: RunView) -
     )
 
 
+@telling
 def main(arguments: Sequence[str] | None = None, model: BaseChatModel | None = None) -> int:
     """Run the demo, with the model that the options name or with `model`."""
     options = read_options(__doc__, TASKS, arguments)
@@ -72,4 +75,4 @@ def main(arguments: Sequence[str] | None = None, model: BaseChatModel | None = N
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(main))

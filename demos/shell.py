@@ -1,22 +1,23 @@
 """What the demo scripts share: their options, the model, and the terminal view. Not a demo itself."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
-from langchain_core.exceptions import ModelError
 from langchain_core.language_models import BaseChatModel
-from rich.console import Console
 
 from langchain_layerroute.front_desk.runner import DemoRun
-from layerroute.commands.shared import escape_what_streams_cannot_spell, make_chat_model, print_answer, print_document
-from layerroute.console import RunView
-from layerroute.errors import LayerRouteError, RequestError
+from layerroute.commands.parser import refuse_unencodable
+from layerroute.commands.shared import make_chat_model, print_answer, print_document
+from layerroute.console import PlainConsole, RunView
 from layerroute.report import RunSums
 
 
 def read_options(description: str | None, tasks: Sequence[str], arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the options that every demo has; `tasks` are the default tasks."""
+    """Read the options that every demo has; `tasks` are the default tasks.
+
+    Raises:
+        RequestError: an option is no text.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     help_ = "what to do, in plain words; may be repeated (default: the demo's own)"
     parser.add_argument("--task", action="append", metavar="TEXT", help=help_)
@@ -25,16 +26,14 @@ def read_options(description: str | None, tasks: Sequence[str], arguments: Seque
     parser.add_argument("--router", metavar="SPEC", help="router of every step (default: the bundle's gates)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     options = parser.parse_args(arguments)
+    refuse_unencodable(parser, options)
     options.task = options.task or list(tasks)
     return options
 
 
 def chat_model(options: argparse.Namespace) -> BaseChatModel:
     """Build the model that the options name; weights are loaded at the first call."""
-    try:
-        return make_chat_model(model=options.model, adapter=options.adapter, router=options.router)
-    except RequestError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    return make_chat_model(model=options.model, adapter=options.adapter, router=options.router)
 
 
 def present(options: argparse.Namespace, carry_out: Callable[[str, RunView], DemoRun]) -> int:
@@ -43,21 +42,16 @@ def present(options: argparse.Namespace, carry_out: Callable[[str, RunView], Dem
     Returns:
         0, or 1 if the agent did not finish one of them.
     """
-    escape_what_streams_cannot_spell()
-    console = Console(stderr=True, quiet=options.json)
+    console = PlainConsole(stderr=True, quiet=options.json)
     view = RunView(console)
     runs: list[DemoRun] = []
-    try:
-        for task in options.task:
-            view.heading(task)
-            with view.loading("working" if runs else "loading the model"):
-                runs.append(carry_out(task, view))
-            if not options.json:
-                print_answer(runs[-1].answer)
-                console.print()
-    except (LayerRouteError, ModelError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    for task in options.task:
+        view.heading(task)
+        with view.loading("working" if runs else "loading the model"):
+            runs.append(carry_out(task, view))
+        if not options.json:
+            print_answer(runs[-1].answer)
+            console.print()
     if options.json:
         documents = [run.document() for run in runs]
         print_document(documents[0] if len(documents) == 1 else {"tasks": documents})

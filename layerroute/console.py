@@ -20,13 +20,14 @@ from layerroute.report import RunSummary, RunSums, StepReport
 
 _INDENT = "      "
 _MOST_SHOWN = 10_000
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain(text: str) -> str:
     """Make a foreign string safe to show: what could steer a terminal becomes U+FFFD, character by character.
 
-    That is every control character but tab and newline, separators of lines and paragraphs, and bidirectional marks.
+    That is every control character but tab and newline, separators of lines and paragraphs, and bidirectional marks;
+    and half a surrogate pair, which nothing could show.
     """
     return _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)
 
@@ -143,6 +144,7 @@ class RunView:
         if not self._is_terminal:
             if not self._console.quiet:  # past rich, which would take ten times as long for the same line
                 self._console.file.write("".join(piece for piece, _ in pieces) + "\n")
+                self._console.file.flush()
         elif wrap:
             self._console.print(Text.assemble(*pieces))
         else:

@@ -19,8 +19,10 @@ def require_encodable(text: str, what: str) -> str:
     """
     found = _SURROGATE.search(text)
     if found:
+        byte = ord(found[0]) - 0xDC00  # what `surrogateescape` made of a byte
+        why = f"the byte 0x{byte:02X} that is no UTF-8" if 0x80 <= byte <= 0xFF else "half of a surrogate pair"
         raise RequestError(
-            f"{what} holds {found[0]!r} at character {found.start()}, half of a surrogate pair that no encoding has: "
+            f"{what} holds {found[0]!r} at character {found.start()}, {why}: no encoding has it: "
             "decode its bytes with errors='replace', or leave it out"
         )
     return text

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from layerroute.cli import build_parser, main
+from layerroute.cli import main
+from layerroute.commands.parser import build_parser
 
 MODEL_OPTIONS = {"--model", "--adapter", "--device", "--router", "--program", "--scope", "--ledger", "--json"}
 SURFACE = {
@@ -94,7 +95,7 @@ def test_an_unknown_option_is_told_what_it_is_like(arguments, hint, capsys):
         ("--device", "", "device must be"),
         ("--device", "gpu", "unknown device"),
         ("--router", "", "router must be"),
-        ("--router", "\udcff", "router must be"),
+        ("--router", "\udcff", "--router holds"),
         ("--router", "ful", "cannot read router"),
         ("--router", f"random:0.3:{'1' * 5000}", "cannot read router"),
         ("--router", f"length:{'1' * 5000}:all", "cannot read router"),
@@ -118,7 +119,7 @@ def test_a_value_that_cannot_be_honoured_is_one_line_and_ends_with_2(option, val
 
 def test_reading_options_loads_no_heavy_package():
     code = (
-        "import sys; from layerroute.cli import build_parser; build_parser(); "
+        "import sys; from layerroute.commands.parser import build_parser; build_parser(); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'langchain_core', 'datasets')))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,7 +1,7 @@
 """Talk to the model, without tools. Without --message it reads one message per line until the end of the input."""
 
 import argparse
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json and args.message is None:
         raise RequestError("--json prints one document for one message: give --message")
     recorder = Recorder(args)
+    asked = read_lines(recorder, "you> ", "--message") if args.message is None else [args.message]
     with recorder.view.loading("starting"):
         from langchain_core.messages import HumanMessage, SystemMessage
 
@@ -52,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
         recorder.view.remark(_EXPECTATIONS)
     system: list[BaseMessage] = [SystemMessage(args.system)] if args.system else []
     messages = [*system]
-    asked: Iterable[str] = read_lines(recorder, "you> ") if args.message is None else [args.message]
     for text in asked:
         recorder.task = text
         try:

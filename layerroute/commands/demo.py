@@ -41,13 +41,14 @@ def run(args: argparse.Namespace) -> int:
     if args.interactive and args.json:
         raise RequestError("--json prints one document for given tasks: use it with --task, not with --interactive")
     recorder = Recorder(args)
+    tasks = read_lines(recorder, "task> ", "--task") if args.interactive else args.task
     with recorder.view.loading("starting"):
         from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, FrontDesk
 
         desk = FrontDesk(chat_model(args))
     runs = []
     with desk:
-        for task in read_lines(recorder, "task> ") if args.interactive else args.task or DEFAULT_TASKS:
+        for task in tasks or DEFAULT_TASKS:
             try:
                 runs.append(_carry_out(desk, task, recorder, args.interactive))
             except Exception as error:

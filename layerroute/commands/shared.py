@@ -4,9 +4,11 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from rich.text import Text
 
@@ -14,9 +16,14 @@ from layerroute.console import PlainConsole, RunView, plain, plain_json
 from layerroute.errors import ContextWindowError, LayerRouteError, RequestError
 from layerroute.ledger import append, new_run_id
 from layerroute.report import StepReport
+from layerroute.text import require_encodable
 
 if TYPE_CHECKING:
     from langchain_layerroute import LayerRouteChatModel
+
+_LONGEST_LINE = 2**20
+
+P = ParamSpec("P")
 
 FORGOTTEN = "What was said so far is forgotten: the next line starts a new conversation."
 
@@ -71,11 +78,12 @@ def make_chat_model(**options: Any) -> "LayerRouteChatModel":
     from pydantic import ValidationError
 
     from langchain_layerroute import LayerRouteChatModel
-    from layerroute.options import problems
 
     try:
         return LayerRouteChatModel(**options)
     except ValidationError as error:
+        from layerroute.options import problems
+
         raise RequestError(problems(error)) from None
 
 
@@ -125,24 +133,56 @@ def show_error(error: Exception) -> bool:
     return is_ours or is_missing_extra
 
 
+def telling(command: Callable[P, int]) -> Callable[P, int]:
+    """Let a command end with 2 and one line when an error comes up that the user can do something about."""
+
+    @wraps(command)
+    def told(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except Exception as error:
+            if not show_error(error):
+                raise
+            return 2
+
+    return told
+
+
 def is_full(error: Exception) -> bool:
     """Tell whether a conversation failed because it has outgrown the context window."""
     return isinstance(error, ContextWindowError) or isinstance(error.__cause__, ContextWindowError)
 
 
-def read_lines(recorder: Recorder, prompt: str) -> Iterator[str]:
-    """Read lines that are not blank from stdin until its end, prompting on stderr if a person types them."""
-    while True:
+def read_lines(recorder: Recorder, prompt: str, instead: str) -> Iterator[str]:
+    """Return the lines of stdin that are not blank, until its end; if a person types them, stderr prompts for each.
+
+    Args:
+        instead: the option that says the same.
+
+    Raises:
+        RequestError: stdin is closed; and from the iterator: it cannot be read, or a line is no text or has no end.
+    """
+    if sys.stdin is None:
+        raise RequestError(f"stdin is closed, so there is nothing to read: give {instead}")
+    return _lines(recorder, prompt)
+
+
+def _lines(recorder: Recorder, prompt: str) -> Iterator[str]:
+    for number in count(1):
         if sys.stdin.isatty():
             recorder.console.print(Text(prompt, style="bold"), end="")
         try:
-            line = input()
-        except EOFError:
-            if sys.stdin.isatty():
-                recorder.console.print()  # what follows does not stand behind the prompt
+            line = sys.stdin.readline(_LONGEST_LINE)
+        except OSError as error:
+            raise RequestError(f"cannot read stdin ({error.strerror}): give a file or a pipe") from error
+        if len(line) == _LONGEST_LINE:
+            raise RequestError(f"line {number} of stdin has more than {_LONGEST_LINE:,} characters: shorten it")
+        if not line and sys.stdin.isatty():
+            recorder.console.print()  # what follows does not stand behind the prompt
+        if not line:
             return
         if line.strip():
-            yield line
+            yield require_encodable(line.removesuffix("\n"), f"line {number} of stdin")
 
 
 def print_answer(text: str) -> None:
@@ -156,13 +196,6 @@ def print_answer(text: str) -> None:
 def print_piece(text: str) -> None:
     """Print a piece of an answer on stdout at once; what is foreign in it cannot steer a terminal."""
     print(plain(text) if sys.stdout.isatty() else text, end="", flush=True)
-
-
-def escape_what_streams_cannot_spell() -> None:
-    """Let an answer that stdout or stderr has no letters for be escaped instead of crash."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def print_document(document: dict[str, Any]) -> None:

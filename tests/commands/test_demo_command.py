@@ -138,9 +138,3 @@ def test_bugs_are_not_dressed_up(desk, monkeypatch, error):
     monkeypatch.setattr(desk, "error", error)
     with pytest.raises(type(error)):
         main(["demo", "--task", "t"])
-
-
-def test_ctrl_c_ends_with_130(desk, capsys, monkeypatch):
-    monkeypatch.setattr(desk, "error", KeyboardInterrupt())
-    assert main(["demo", "--task", "t"]) == 130
-    assert "Traceback" not in capsys.readouterr().err

@@ -44,6 +44,7 @@ def test_json_is_json_in_every_encoding(tmp_path, monkeypatch, encoding):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
     assert main(["report", str(tmp_path / "l.jsonl"), "--json"]) == 0
+    sys.stdout.flush()
     assert json.loads(raw.getvalue().decode(encoding))["runs"][0]["tasks"][0]["task"] == "日本 ü \x1b"
 
 
