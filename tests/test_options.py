@@ -135,8 +135,9 @@ def test_names_are_made_canonical_or_refused():
     known = CallOptions.model_fields
     assert canonical({"max_completion_tokens": 5, "seed": 1}, known, "") == {"max_tokens": 5, "seed": 1}
     assert canonical({"max_completion_tokens": 5, "max_tokens": 5}, known, "") == {"max_tokens": 5}
-    with pytest.raises(RequestError, match="5 is not None: give one"):
-        canonical({"max_tokens": 5, "max_completion_tokens": None}, known, "")
+    for one, other in ((5, None), (True, 1)):
+        with pytest.raises(RequestError, match=f"{one} is not {other}: give one"):
+            canonical({"max_tokens": one, "max_completion_tokens": other}, known, "")
     with pytest.raises(RequestError, match=r"unknown option 'sed' \(did you mean 'seed'\?\): no such thing"):
         canonical({"sed": 1}, known, "no such thing")
 
