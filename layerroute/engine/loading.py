@@ -86,16 +86,15 @@ def load_backbone(
 
 
 def check_memory(backbone: Backbone, config: EngineConfig, context_window: int) -> None:
-    """Refuse a batch whose KV caches the device cannot hold beside the weights.
+    """Refuse KV caches that the device cannot hold beside the weights: one, or those of all rows that run together.
 
     Raises:
         RequestError: they cannot be held; how much memory there is and what to lower.
     """
-    if config.max_batch_size == 1:
-        return
     shape = backbone.config.shape(backbone.dtype)
     per_token = 2 * shape.kv_size * shape.bytes_per_weight * shape.num_blocks
-    needed, room = config.conversations * context_window * per_token, _free_bytes(backbone.device)
+    caches = config.conversations if config.max_batch_size > 1 else 1
+    needed, room = caches * context_window * per_token, _free_bytes(backbone.device)
     if room is not None and needed > room:
         raise RequestError(
             f"max_batch_size={config.max_batch_size} needs {needed / 2**30:.2f} GiB for KV caches of {context_window} "

@@ -325,6 +325,18 @@ def test_batches_that_cannot_be_held_are_refused(folder):
         engine.submit(REQUESTS[0]).result()
 
 
+def test_a_window_that_cannot_be_held_is_refused_for_one_row_as_well(folder, monkeypatch):
+    config = EngineConfig(model=str(folder), prefix_slots=50)
+    window = Engine(config).context_window
+    one = 2 * 16 * 4 * 6 * window  # keys and values of 16 float32 numbers in each of 6 blocks
+    monkeypatch.setattr("layerroute.engine.loading._free_bytes", lambda device: one)
+    Engine(config).load()
+    monkeypatch.setattr("layerroute.engine.loading._free_bytes", lambda device: one - 1)
+    with pytest.raises(RequestError, match=f"KV caches of {window} tokens, and cpu has .*context_window"):
+        Engine(config).load()
+    Engine(EngineConfig(model=str(folder), context_window=window - 1)).load()
+
+
 def test_the_memory_of_a_cuda_device_is_what_is_free_there(folder, monkeypatch):
     from types import SimpleNamespace
 
