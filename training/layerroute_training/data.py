@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
 from layerroute.backbone.config import read_config, resolve_checkpoint
+from layerroute.engine.tokenizer import load_tokenizer
 from layerroute.files import replace_text
 from layerroute_training.config import DataConfig, TrainConfig
 from layerroute_training.corpora import LoadedCorpus, load_rows
@@ -91,17 +90,19 @@ def build_data(config: TrainConfig) -> StepData:
     Raises:
         CorpusError: a corpus cannot be read, is empty, has too many malformed rows, or gives no step; too many answers
             are longer than the window.
-        ConfigError: the mixture asks for a group that no corpus is of.
+        ConfigError: the mixture asks for a group that no corpus is of, or the model has no chat template.
         OverlapError: training and dev rows share text.
-        BackboneError: no checkpoint of the Qwen2 family under the model's name.
+        BackboneError: no complete checkpoint of the Qwen2 family under the model's name.
     """
     data = config.data
     if not data.corpora:
         raise CorpusError("data.corpora is empty: give --data, or --steps with a folder of prepared steps")
     _check_mixture(data)
     folder = resolve_checkpoint(config.model)
-    read_config(folder)  # refuses other architectures before an hour of reading
-    tokenizer = load_tokenizer(folder)
+    # Other architectures and damaged folders are refused before an hour of reading.
+    tokenizer = load_tokenizer(folder, read_config(folder).vocab_size)
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"the tokenizer in {folder} has no chat template: use a Qwen2.5 Instruct checkpoint")
     corpora = load_rows(data.corpora, malformed=data.malformed)
     rows = {split: _rows_by_group(corpora, split) for split in _SPLITS}
     if data.kept_back:
@@ -131,21 +132,6 @@ def build_data(config: TrainConfig) -> StepData:
     }
     dev = sets.get("dev")
     return StepData(sets["train"] if dev is None else sets.get("train", dev.select(())), dev, notes)
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint.
-
-    Raises:
-        ConfigError: there is none, or it has no chat template.
-    """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} holds no usable tokenizer ({error}): fetch tokenizer.json too") from error
-    if tokenizer.chat_template is None:
-        raise ConfigError(f"the tokenizer in {folder} has no chat template: use a Qwen2.5 Instruct checkpoint")
-    return tokenizer
 
 
 def tokenizer_digest(folder: Path) -> str | None:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Qwen2ForCausalLM
 
 from layerroute.backbone.config import read_config
+from layerroute.backbone.documents import AGAIN
+from layerroute.backbone.tensor_files import TensorFiles
 from layerroute.engine.loading import resolve_device, resolve_dtype
-from layerroute.errors import WeightsError
+from layerroute.errors import CheckpointError
 from layerroute.routers.gates import linear_logits, pool_states
 from layerroute_training.config import ConstrainedObjective, LoraConfig, PaperObjective, RouterConfig, TrainConfig
 from layerroute_training.errors import ConfigError
@@ -232,15 +233,15 @@ def load_qwen2(folder: Path, dtype: torch.dtype) -> Qwen2ForCausalLM:
     Raises:
         BackboneError: not of the Qwen2 family, or weights that are missing or damaged.
     """
-    read_config(folder)
+    config = read_config(folder)
+    with TensorFiles(folder) as tensors:
+        tensors.check(config)
     try:
-        model, report = Qwen2ForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"the weights in {folder} cannot be loaded ({error}): fetch the checkpoint again") from error
-    if missing := sorted(report["missing_keys"]):
-        raise WeightsError(f"the checkpoint in {folder} lacks {missing[0]!r}: fetch it again")
+        model: Qwen2ForCausalLM = Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    except Exception as error:  # it reads more of the folder than this runtime does, and raises many types
+        raise CheckpointError(
+            f"transformers cannot load {folder} ({type(error).__name__}: {str(error)[:300]!a}): {AGAIN}"
+        ) from error
     return model
 
 
