@@ -284,7 +284,7 @@ def _parse_routers(data: bytes, metadata: RoutingMetadata) -> tuple[Tensor, Tens
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise BundleError(f"{ROUTERS} is damaged ({error}): {_AGAIN}") from error
+        raise BundleError(f"{ROUTERS} is damaged ({str(error)[:200]!a}): {_AGAIN}") from error
     num_blocks, hidden_size = metadata.num_blocks, metadata.hidden_size
     shapes = {
         "gates.weight": (num_blocks, hidden_size),

@@ -124,7 +124,7 @@ def _open(path: Path) -> Any:
             raise OSError("it is no regular file")
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is truncated or damaged ({error}): {AGAIN}") from error
+        raise WeightsError(f"{path} is truncated or damaged ({str(error)[:200]!a}): {AGAIN}") from error
 
 
 def block_tensors(config: BackboneConfig) -> dict[str, tuple[int, ...]]:

@@ -57,6 +57,7 @@ LIES = {
     "a shape of other size": safetensors(header(x=entry(0, 4, shape=(2**40,))), bytes(4)),
     "a shape beyond all numbers": safetensors(header(x=entry(0, 4, shape=(2**62, 2**62))), bytes(4)),
     "an unknown dtype": safetensors(header(x=entry(0, 4, dtype="X32")), bytes(4)),
+    "a dtype of several lines": safetensors(header(x=entry(0, 4, dtype="X\n\x1b[31m")), bytes(4)),
     "no tensor": safetensors(b"{}"),
 }
 

@@ -9,13 +9,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.fuzz.chunks import Chunk, Failure, run_chunk
+from tests.fuzz.chunks import Chunk, Failure, Outcome, run, run_watched
 from tests.fuzz.parts import PARTS, Part
 
 
@@ -24,16 +24,21 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=50_000, help="inputs of all parts together")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--part", choices=PARTS, action="append", help="this part only")
+    parser.add_argument("--part", choices=list(PARTS), action="append", help="this part only")
     parser.add_argument("--only", type=int, help="the input of this number only, in this process")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("fuzz-failures"))
     args = parser.parse_args(words)
     parts = [PARTS[name] for name in args.part or PARTS]
-    chunks = list(_chunks(parts, args.inputs, args.seed))
     if args.only is not None:
-        chunks = [Chunk(part.name, args.only, args.only + 1, args.seed) for part in parts]
-    return _run(chunks, args.processes if args.only is None else 1, args.out)
+        return _report(
+            map(_run_here, (Chunk(part.name, args.only, args.only + 1, args.seed) for part in parts)), args.out
+        )
+    chunks = list(_chunks(parts, args.inputs, args.seed))
+    # Processes of their own, not forks: the threads of this one would not be there.
+    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(run_watched, chunk): chunk for chunk in chunks}
+        return _report(((waiting[done], *_result(done)) for done in as_completed(waiting)), args.out)
 
 
 def _chunks(parts: list[Part], inputs: int, seed: int) -> Iterator[Chunk]:
@@ -48,32 +53,35 @@ def _chunks(parts: list[Part], inputs: int, seed: int) -> Iterator[Chunk]:
                 yield Chunk(part.name, start, stop, seed)
 
 
-def _run(chunks: list[Chunk], processes: int, out: Path) -> int:
-    counts: dict[str, Counter[str]] = {chunk.part: Counter() for chunk in chunks}
-    failed, began, told = 0, time.monotonic(), 0.0
-    # Processes of their own, not forks: this one's threads would not be there.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(run_chunk, chunk): chunk for chunk in chunks}
-        for done in as_completed(waiting):
-            chunk = waiting[done]
-            try:
-                outcomes, failures = done.result()
-            except BrokenProcessPool:
-                print(f"FAILED: a process ended while it ran {chunk} or a neighbour of it", flush=True)
-                return 1
-            counts[chunk.part] += outcomes
-            failed += outcomes["FAILED"]
-            for failure in failures:
-                _tell(failure, chunk.seed, out)
-            if time.monotonic() > told + 30:
-                told = time.monotonic()
-                print(f"{told - began:6.0f} s  {sum(map(Counter.total, counts.values())):9,} inputs", flush=True)
+def _run_here(chunk: Chunk) -> tuple[Chunk, Counter[str], list[Failure]]:
+    return chunk, *run(chunk)
+
+
+def _result(done: Future[Outcome]) -> Outcome:
+    try:
+        return done.result()
+    except BrokenProcessPool:
+        return Counter({"FAILED": 1}), []
+
+
+def _report(results: Iterable[tuple[Chunk, Counter[str], list[Failure]]], out: Path) -> int:
+    """Tell of failures as they come, and of the counts at the end."""
+    counts: dict[str, Counter[str]] = {}
+    began, told = time.monotonic(), 0.0
+    for chunk, outcomes, failures in results:
+        counts.setdefault(chunk.part, Counter()).update(outcomes)
+        for failure in failures:
+            _tell(failure, chunk.seed, out)
+        if outcomes["FAILED"] and not failures:
+            print(f"FAILED: a process ended in {chunk} or beside it", flush=True)
+        if time.monotonic() > told + 30:
+            told = time.monotonic()
+            print(f"{told - began:6.0f} s  {sum(map(Counter.total, counts.values())):9,} inputs", flush=True)
     for part, outcomes in counts.items():
-        shown = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
-        print(f"{part:9} {outcomes.total():9,}: {shown}")
-    total = sum(map(Counter.total, counts.values()))
-    print(f"{total:,} inputs in {time.monotonic() - began:.0f} s, {failed} failed")
-    return int(failed > 0)
+        print(f"{part:9}{outcomes.total():9,}: {', '.join(f'{n:,} {what}' for what, n in outcomes.most_common())}")
+    whole = sum(counts.values(), Counter())
+    print(f"{whole.total():,} inputs in {time.monotonic() - began:.0f} s, {whole['FAILED']} failed")
+    return int(whole["FAILED"] > 0)
 
 
 def _tell(failure: Failure, seed: int, out: Path) -> None:

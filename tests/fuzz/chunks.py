@@ -1,4 +1,4 @@
-"""Some inputs of one part, in a process of their own."""
+"""Some inputs of one part, one after the other."""
 
 import faulthandler
 import random
@@ -33,42 +33,52 @@ class Failure(NamedTuple):
     shown: str
 
 
-class Hang(BaseException):
-    """An input took too long."""
+Outcome = tuple[Counter[str], list[Failure]]
+"""What became of the inputs, and the first few that failed."""
 
 
-def run_chunk(chunk: Chunk) -> tuple[Counter[str], list[Failure]]:
-    """Outcomes of the inputs, and the first few that failed."""
+def run_watched(chunk: Chunk) -> Outcome:
+    """Run a chunk in a process that has nothing else to do, and give up an input that does not end."""
+    signal.signal(signal.SIGALRM, _give_up)
+    faulthandler.dump_traceback_later(10 * _HANGS_AFTER, exit=True)  # inside a library that hears no signal
+    try:
+        return run(chunk, alarm=_HANGS_AFTER)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def run(chunk: Chunk, alarm: int = 0) -> Outcome:
+    """Run a chunk here."""
     part = PARTS[chunk.part]
     outcomes: Counter[str] = Counter()
     failures: list[Failure] = []
-    faulthandler.dump_traceback_later(_HANGS_AFTER * 10, exit=True)  # inside a library that hears no signal
-    signal.signal(signal.SIGALRM, _give_up)
     for number in range(chunk.start, chunk.stop):
         given: object = "(it was not made)"
-        signal.setitimer(signal.ITIMER_REAL, _HANGS_AFTER)
+        if alarm:
+            signal.alarm(alarm)
         try:
             given = part.make(random.Random(f"{chunk.seed} {chunk.part} {number}"))
             outcomes[part.check(given)] += 1
-        except (Exception, Hang) as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             outcomes["FAILED"] += 1
             if len(failures) < 3:
                 reason = "".join(traceback.format_exception(error, limit=-5))
                 failures.append(Failure(chunk.part, number, reason, _shown(given)))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    faulthandler.cancel_dump_traceback_later()
+    if alarm:
+        signal.alarm(0)
     return outcomes, failures
 
 
 def _give_up(signum: int, frame: FrameType | None) -> None:
-    raise Hang(f"no end after {_HANGS_AFTER} s")
+    raise TimeoutError(f"no end after {_HANGS_AFTER} s")
 
 
 def _shown(given: object) -> str:
-    digits, limit = sys.get_int_max_str_digits(), sys.set_int_max_str_digits
-    limit(0)
+    digits = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
     try:
         return ascii(given)
     finally:
-        limit(digits)
+        sys.set_int_max_str_digits(digits)

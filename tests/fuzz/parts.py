@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tests.fuzz import ledger, options, parser, template
+from tests.fuzz import folders, ledger, options, parser, template
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,5 +35,6 @@ PARTS = {
         Part("parser", parser.make, parser.check, 400, 4000, 400),
         Part("options", options.make, options.check, 250, 20000, 800),
         Part("ledger", ledger.make, ledger.check, 100, 5000, 200),
+        Part("folders", folders.make, folders.check, 20, 300, 60),
     )
 }

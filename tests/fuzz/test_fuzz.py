@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.__main__ import main
-from tests.fuzz.parts import PARTS
+from tests.fuzz.parts import PARTS, Part
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -23,7 +23,15 @@ def test_inputs_of_every_part(name):
     inputs()
 
 
-def test_the_command_counts_and_tells_of_a_failure(tmp_path, capsys, monkeypatch):
-    assert main(["--inputs", "40", "--part", "options", "--processes", "1", "--out", str(tmp_path / "none")]) == 0
-    assert "40 inputs in" in capsys.readouterr().out
+def test_the_command_counts_and_keeps_what_failed(tmp_path, capsys, monkeypatch):
+    assert main(["--only", "3", "--out", str(tmp_path / "none")]) == 0
+    assert f"{len(PARTS)} inputs in" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
+
+    monkeypatch.setitem(PARTS, "wrong", Part("wrong", Random.random, lambda number: {}[number], 1, 1, 1))
+    assert main(["--only", "3", "--seed", "8", "--part", "wrong", "--out", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED: wrong 3" in out
+    assert "1 inputs in" in out
+    kept = (tmp_path / "wrong-8-3.txt").read_text()
+    assert f"KeyError: {kept.split()[0]}" in kept
