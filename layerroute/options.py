@@ -194,6 +194,6 @@ def canonical(given: Mapping[str, Any], known: Collection[str], what: str) -> di
 
 def _equal(one: Any, other: Any) -> bool:
     try:
-        return bool(one == other)
+        return isinstance(one, bool) is isinstance(other, bool) and bool(one == other)
     except Exception:  # values of other libraries, which cannot tell
         return False
