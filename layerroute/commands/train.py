@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--steps", type=Path, metavar="DIR", help="train on what --prepare wrote there")
     what.add_argument(
+        "--processes", type=int, metavar="P", help="most processes that read --data (default: a core each)"
+    )
+    what.add_argument(
         "--set",
         action="append",
         default=[],
@@ -55,12 +58,18 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True, quiet=args.quiet)
     config = override(recipe(args.recipe, args.data), args.set)
     if args.prepare is not None:
-        _data(args, config, console).save(args.prepare)
-        print(args.prepare)
-        return 0
+        return _prepare(args, config, console)
     if args.seeds is not None:
         return _train_seeds(args, config, console)
     return _train_one(args, config)
+
+
+def _prepare(args: argparse.Namespace, config: "TrainConfig", console: Console) -> int:
+    data = _data(args, config, console)
+    with console.status("writing the steps"):
+        data.save(args.prepare)
+    print(args.prepare)
+    return 0
 
 
 def _train_one(args: argparse.Namespace, config: "TrainConfig") -> int:
@@ -115,11 +124,13 @@ def _summarise(args: argparse.Namespace, console: Console) -> None:
 
 def _data(args: argparse.Namespace, config: "TrainConfig", console: Console) -> "StepData":
     from layerroute_training.data import StepData, build_data
+    from layerroute_training.progress import show_progress
+    from layerroute_training.workers import available_cores
 
     if args.steps is not None:
         return StepData.load(args.steps)
-    with console.status("reading the corpora"):
-        data = build_data(config)
+    with show_progress(console) as progress:
+        data = build_data(config, processes=args.processes or available_cores(), progress=progress)
     for line in data.describe():
         console.print(line, highlight=False, markup=False)
     return data
@@ -134,6 +145,10 @@ def _check_usage(args: argparse.Namespace) -> None:
         raise ConfigError("--prepare only writes steps: leave out --steps, --seeds and --resume")
     if args.steps is not None and args.data:
         raise ConfigError("--steps holds what was read from corpora before: leave out --data")
+    if args.processes is not None and args.processes < 1:
+        raise ConfigError("--processes needs a number of at least 1")
+    if args.processes is not None and args.steps is not None:
+        raise ConfigError("--steps are read by one process: leave out --processes")
     if args.seeds is not None and args.seeds < 1:
         raise ConfigError("--seeds needs a number of at least 1")
     if args.parallel < 1 or (args.parallel > 1 and args.seeds is None):

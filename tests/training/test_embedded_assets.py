@@ -28,13 +28,13 @@ from layerroute.report import StepKind
 from layerroute.routers.gates import GateRouter
 from layerroute_training.batching import collate
 from layerroute_training.config import ConstrainedObjective, SkipTarget, TrainConfig
+from layerroute_training.cutting import build_steps
 from layerroute_training.embedded import conversations
 from layerroute_training.embedded.card import block_table, report_of, with_tables
 from layerroute_training.embedded.prepare import GENERAL_CHARACTERS
 from layerroute_training.evaluation.report import EvaluationReport
 from layerroute_training.export import load_routed
 from layerroute_training.recipes import recipe
-from layerroute_training.steps import build_steps
 
 FOLDER = resolve_checkpoint(EMBEDDED)
 CARD = (FOLDER / "README.md").read_text(encoding="utf-8")

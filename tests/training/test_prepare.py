@@ -13,7 +13,8 @@ from layerroute_training.embedded import prepare as module
 from layerroute_training.embedded.batches import read_documents
 from layerroute_training.embedded.conversations import generate
 from layerroute_training.embedded.prepare import PARTS, prepare
-from layerroute_training.rows import ConversationEncoder, Part, part_of, row_files
+from layerroute_training.encoder import ConversationEncoder
+from layerroute_training.rows import Part, part_of, row_files
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:

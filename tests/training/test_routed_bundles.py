@@ -21,9 +21,9 @@ from layerroute.errors import BundleError
 from layerroute.routers.gates import GateRouter
 from layerroute_training.config import LoraConfig, RouterConfig, TrainConfig
 from layerroute_training.embedded import conversations
+from layerroute_training.encoder import ConversationEncoder
 from layerroute_training.export import load_routed, save_routed
 from layerroute_training.routed_model import RoutedModel
-from layerroute_training.rows import ConversationEncoder, answer_header, answer_mask
 from layerroute_training.scoring import scored_tokens
 
 
@@ -97,14 +97,17 @@ def engine():
 @pytest.fixture(scope="module")
 def real_steps():
     """Prompts of four assistant turns of real conversations, and how their answers begin."""
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-    encoder, (header, end) = ConversationEncoder(tokenizer), answer_header(tokenizer)
+    encoder = ConversationEncoder(AutoTokenizer.from_pretrained(FOLDER))
     found = []
     for kind in ("analyst", "everyday_tools"):
-        ids = encoder.encode(next(iter(conversations.generate(kind, 0, 1, 20_261_122))))
-        mask = answer_mask(ids, header, end)
-        begins = [at for at in range(1, len(ids)) if mask[at] and not mask[at - 1]]
-        found += [(ids[:at], ids[at : ids.index(end, at) + 1][:24]) for at in begins[:2]]
+        row = next(iter(conversations.generate(kind, 0, 1, 20_261_122)))
+        ids, begins = encoder.system_block(row.messages, row.tools).tolist(), []
+        for segment in encoder.segments(row.messages):
+            if segment.role == "assistant":
+                start, end = segment.answer
+                begins.append(([*ids, *segment.ids[:start].tolist()], segment.ids[start:end].tolist()[:24]))
+            ids += segment.ids.tolist()
+        found += begins[:2]
     return found
 
 

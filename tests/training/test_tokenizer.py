@@ -1,4 +1,4 @@
-"""The embedded tokenizer, the encoding of conversations by segments, and the answer mask."""
+"""The embedded tokenizer."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from layerroute_training.embedded.conversations import KINDS, generate
 from layerroute_training.embedded.tokenizer import PLAIN_ADDED_TOKENS, SPECIAL_TOKENS, save_tokenizer, train_tokenizer
-from layerroute_training.rows import ConversationEncoder, Row, answer_header, answer_mask, encode_conversation, split_of
+from layerroute_training.rows import split_of
 
 VOCAB = 1_200
 
@@ -62,38 +62,6 @@ def test_digits_stand_alone(tokenizer: PreTrainedTokenizerBase) -> None:
 def test_any_text_survives(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     normal = tokenizer.backend_tokenizer.normalizer.normalize_str(text)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == normal
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_segments_encode_like_the_whole(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
-    encoder = ConversationEncoder(tokenizer, cache_size=2)
-    for row in generate(kind, 0, 8, seed=1):
-        whole = tokenizer(encoder.render(row), add_special_tokens=False)["input_ids"]
-        assert encoder.encode(row) == whole
-        assert encode_conversation(tokenizer, row) == whole
-
-
-def expected_answers(encoder: ConversationEncoder, row: Row) -> list[str]:
-    """What stands between each assistant header and the end of its turn, read off the rendered text."""
-    turns = encoder.render(row).split("<|im_start|>assistant\n")[1:]
-    return [turn[: turn.index("<|im_end|>") + len("<|im_end|>")] for turn in turns]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_mask_covers_exactly_the_answers(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
-    encoder = ConversationEncoder(tokenizer)
-    header, end = answer_header(tokenizer)
-    for row in generate(kind, 0, 8, seed=2):
-        ids = encoder.encode(row)
-        kept = [token for token, kept in zip(ids, answer_mask(ids, header, end), strict=True) if kept]
-        assert tokenizer.decode(kept) == "".join(expected_answers(encoder, row))
-
-
-def test_header_spelled_by_a_user_is_no_answer(tokenizer: PreTrainedTokenizerBase) -> None:
-    messages = [{"role": "user", "content": "say assistant\nno"}, {"role": "assistant", "content": "no"}]
-    ids = encode_conversation(tokenizer, Row("1", "x", "train", [], messages))
-    kept = [token for token, kept in zip(ids, answer_mask(ids, *answer_header(tokenizer)), strict=True) if kept]
-    assert tokenizer.decode(kept) == "no<|im_end|>"
 
 
 def test_split_ignores_case_and_punctuation() -> None:

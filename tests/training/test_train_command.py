@@ -100,6 +100,18 @@ def test_prepared_steps_train_to_the_same_bundle(folder, tmp_path, capsys):
     assert made[0] == made[1]
 
 
+def test_two_processes_prepare_the_same_files(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("layerroute_training.cutting.WORTH_A_PROCESS", 1)
+    words = command(folder, everything(tmp_path / "rows.jsonl.gz"), "-")
+    for processes in (1, 2):
+        prepare = ["--prepare", str(tmp_path / f"by-{processes}"), "--processes", str(processes)]
+        assert main([*words[: words.index("--out")], *prepare]) == 0
+    one, two = tmp_path / "by-1", tmp_path / "by-2"
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert {path.name for path in names} >= {"tokens.xz", "tool_lists.xz", "data.json"}
+    assert [(one / name).read_bytes() for name in names] == [(two / name).read_bytes() for name in names]
+
+
 def test_what_was_read_is_shown(folder, tmp_path, capsys):
     corpus = everything(tmp_path / "rows.jsonl.gz")
     words = command(folder, corpus, tmp_path / "out")
@@ -222,6 +234,8 @@ def test_settings_that_cannot_be(folder, tmp_path, capsys, setting, message):
         (["--out", "a", "--steps", "s", "--data", "d"], "leave out --data"),
         (["--prepare", "b", "--seeds", "2"], "leave out --steps, --seeds and --resume"),
         (["--out", "a", "--seeds", "0"], "at least 1"),
+        (["--out", "a", "--processes", "0"], "at least 1"),
+        (["--out", "a", "--steps", "s", "--processes", "2"], "leave out --processes"),
         (["--out", "a", "--parallel", "2"], "only with --seeds"),
         (["--out", "a", "--seeds", "2", "--set", "seed=3"], "leave out --set seed"),
         (["--out", "a", "--recipe", "secret"], "default, embedded, paper"),

@@ -10,10 +10,10 @@ from qwen2 import random_model, save
 from transformers import AutoTokenizer
 
 from layerroute_training.config import override
+from layerroute_training.cutting import build_steps
 from layerroute_training.data import StepData, tokenizer_digest
 from layerroute_training.recipes import default
 from layerroute_training.rows import Row
-from layerroute_training.steps import build_steps
 
 TOKENIZER = Path(__file__).parent.parent / "data" / "tokenizer"
 TOOL = {

@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args, overload
 
@@ -19,7 +19,7 @@ from layerroute_training.config import CorpusConfig
 from layerroute_training.errors import CorpusError
 from layerroute_training.native import Malformed, NativeFormat, detect, read_record
 from layerroute_training.record_files import Part, local_parts
-from layerroute_training.rows import Row, Split
+from layerroute_training.rows import Row, Split, Tool
 
 if TYPE_CHECKING:
     import datasets
@@ -72,15 +72,17 @@ class Rows(Sequence[Row]):
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Row]:
+        tools: dict[str, Tool] = {}  # rows share their tools: a thousand times fewer are different
         for table in self.dataset.with_format("arrow").iter(batch_size=1000):
-            yield from map(_decoded, table.to_pylist())
+            for record in table.to_pylist():
+                yield _decoded(record, tools)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        rows = [_decoded(record) for record in self.dataset.with_format("arrow")[index].to_pylist()]
+        rows = [_decoded(record, {}) for record in self.dataset.with_format("arrow")[index].to_pylist()]
         return rows if isinstance(index, slice) else rows[0]
 
 
@@ -97,27 +99,31 @@ class LoadedCorpus:
         return (row for row in self.rows if row.split == name)
 
 
-def load_rows(corpora: Sequence[CorpusConfig], *, malformed: float) -> tuple[LoadedCorpus, ...]:
+def load_rows(
+    corpora: Sequence[CorpusConfig], *, malformed: float, progress: Callable[[int], None] = lambda rows: None
+) -> tuple[LoadedCorpus, ...]:
     """Read corpora, in order.
 
     Args:
         corpora: by hub id (`owner/name` or `owner/name:configuration`), path of a file or folder, or "generated".
         malformed: largest share of malformed rows in any of them.
+        progress: told how many rows more are read.
 
     Raises:
         CorpusError: a corpus cannot be found or reached, has no usable row, or too many malformed ones.
         ImportError: the `train` extra is not installed.
     """
-    return tuple(_load(corpus, malformed) for corpus in corpora)
+    return tuple(_load(corpus, malformed, progress) for corpus in corpora)
 
 
-def _load(config: CorpusConfig, malformed: float) -> LoadedCorpus:
+def _load(config: CorpusConfig, malformed: float, progress: Callable[[int], None]) -> LoadedCorpus:
     texts = _RowTexts()
     reasons: Counter[str] = Counter()
     for outcome in itertools.islice(_outcomes(config), config.limit):
         reason = outcome if isinstance(outcome, str) else texts.append(outcome)
         if reason is not None:
             reasons[reason] += 1
+        progress(1)
     report = CorpusReport(len(texts) + reasons.total(), len(texts), reasons, texts.digest.hexdigest())
     listed = "; ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
     if not report.kept:
@@ -247,8 +253,13 @@ class _RowTexts:
         return library.Dataset(pa.table(columns))
 
 
-def _decoded(record: Mapping[str, Any]) -> Row:
-    tools, messages = ([json.loads(text) for text in record[name]] for name in ("tools", "messages"))
+def _decoded(record: Mapping[str, Any], known: dict[str, Tool]) -> Row:
+    """The row of a record; tools that are not known yet are added."""
+    for text in record["tools"]:
+        if text not in known:
+            known[text] = json.loads(text)
+    tools = [known[text] for text in record["tools"]]
+    messages = [json.loads(text) for text in record["messages"]]
     return Row(record["id"], record["source"], record["split"], tools, messages)
 
 

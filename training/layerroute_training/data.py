@@ -7,7 +7,7 @@ were made of.
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from layerroute.engine.tokenizer import load_tokenizer
 from layerroute.files import replace_text
 from layerroute_training.config import DataConfig, TrainConfig
 from layerroute_training.corpora import LoadedCorpus, load_rows
+from layerroute_training.cutting import StepCounts, build_steps
 from layerroute_training.errors import ConfigError, CorpusError
 from layerroute_training.overlap import check_overlap, find_overlap
+from layerroute_training.progress import Progress, no_progress
 from layerroute_training.rows import Row, Split, part_of
-from layerroute_training.steps import StepCounts, StepSet, build_steps
+from layerroute_training.steps import StepSet
 from layerroute_training.turns import ANSWER_TOO_LONG
 
 _NOTES = "data.json"
@@ -84,13 +86,19 @@ class StepData:
         return lines
 
 
-def build_data(config: TrainConfig) -> StepData:
+def build_data(config: TrainConfig, *, processes: int = 1, progress: Progress = no_progress) -> StepData:
     """Read the corpora of a configuration and cut them into steps for its model.
+
+    Args:
+        config: of a run.
+        processes: most processes that cut; the steps do not depend on them.
+        progress: told how far this is.
 
     Raises:
         CorpusError: a corpus cannot be read, is empty, has too many malformed rows, or gives no step; too many answers
             are longer than the window.
         ConfigError: the mixture asks for a group that no corpus is of, or the model has no chat template.
+        WorkerError: a process was ended from outside.
         OverlapError: training and dev rows share text.
         BackboneError: no complete checkpoint of the Qwen2 family under the model's name.
     """
@@ -103,22 +111,31 @@ def build_data(config: TrainConfig) -> StepData:
     tokenizer = load_tokenizer(folder, read_config(folder).vocab_size)
     if tokenizer.chat_template is None:
         raise ConfigError(f"the tokenizer in {folder} has no chat template: use a Qwen2.5 Instruct checkpoint")
-    corpora = load_rows(data.corpora, malformed=data.malformed)
-    rows = {split: _rows_by_group(corpora, split) for split in _SPLITS}
+    corpora = load_rows(data.corpora, malformed=data.malformed, progress=_counter(progress, "reading rows", None))
+    rows = _rows_by_group(corpora)
     if data.kept_back:
         rows["train"] = {name: [row for row in of if part_of(row) == "fit"] for name, of in rows["train"].items()}
     dropped = 0
+    progress("looking for text that training and dev rows share", 0, None)
     if data.drop_overlap:
         rows["train"], dropped = _without_overlap(rows["train"], rows["dev"])
     else:
         check_overlap(_all_rows(rows["train"]), _all_rows(rows["dev"]))
     unused: Mapping[Split, float] = {"train": data.unused_tools, "dev": data.dev_unused_tools}
+    count = sum(len(of) for by_group in rows.values() for of in by_group.values())
+    cut = _counter(progress, "cutting conversations into steps", count)
     sets: dict[str, StepSet] = {}
     counts: dict[str, StepCounts] = {}
     for split in _SPLITS:
         if any(rows[split].values()):
             sets[split], counts[split] = build_steps(
-                rows[split], tokenizer, window=data.window, unused_tools=unused[split], seed=config.seed
+                rows[split],
+                tokenizer,
+                window=data.window,
+                unused_tools=unused[split],
+                seed=config.seed,
+                processes=processes,
+                progress=cut,
             )
             _refuse_short_window(split, counts[split], data)
     if not sets:
@@ -166,10 +183,25 @@ def _check_mixture(data: DataConfig) -> None:
         )
 
 
-def _rows_by_group(corpora: tuple[LoadedCorpus, ...], split: Split) -> dict[str, list[Row]]:
-    rows: dict[str, list[Row]] = {}
+def _counter(progress: Progress, what: str, total: int | None) -> Callable[[int], None]:
+    """Tells of work that is done piece by piece."""
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(what, done, total)
+
+    return count
+
+
+def _rows_by_group(corpora: Sequence[LoadedCorpus]) -> dict[Split, dict[str, list[Row]]]:
+    """The rows of each split, by their corpora's group; every corpus is read once."""
+    rows: dict[Split, dict[str, list[Row]]] = {split: {} for split in _SPLITS}
     for corpus in corpora:
-        rows.setdefault(corpus.config.group, []).extend(corpus.split(split))
+        groups = {split: rows[split].setdefault(corpus.config.group, []) for split in _SPLITS}
+        for row in corpus.rows:
+            groups[row.split].append(row)
     return rows
 
 

@@ -21,3 +21,7 @@ class OverlapError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint that is missing, incomplete, or of another run."""
+
+
+class WorkerError(TrainingError):
+    """A worker process that ended before its work."""

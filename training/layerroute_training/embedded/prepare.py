@@ -8,11 +8,10 @@ A `.bin.xz` is xz-compressed little-endian uint16: the documents of a group one 
 """
 
 import argparse
-import functools
+import itertools
 import json
 import lzma
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ from layerroute_training.embedded.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from layerroute_training.encoder import ConversationEncoder
 from layerroute_training.rows import (
-    ConversationEncoder,
     Part,
     Row,
     part_of,
@@ -38,6 +37,7 @@ from layerroute_training.rows import (
     row_files,
     split_of,
 )
+from layerroute_training.workers import in_order
 
 GROUPS = ("toolcall", "planning", "general", "generated")
 PARTS: tuple[Part, ...] = ("backbone", "fit", "dev")
@@ -99,10 +99,10 @@ def prepare(
     kept = json.loads(index_file.read_text(encoding="utf-8"))["groups"] if index_file.exists() else {}
     index: dict[str, Any] = {"format": 1, "seed": seed, "vocab_size": VOCAB_SIZE, "groups": kept}
     index["end_of_text"] = AutoTokenizer.from_pretrained(tokenizer_folder).convert_tokens_to_ids(END_OF_TEXT)
-    with multiprocessing.Pool(processes, _start_worker, (tokenizer_folder, seed)) as pool:
-        for group in dict.fromkeys(task.group for task in tasks):
-            encoded = pool.map(_encode_task, [task for task in tasks if task.group == group], chunksize=1)
-            index["groups"][group] = {part: _write(out_folder, group, part, encoded) for part in PARTS}
+    with in_order(_Encoder, (tokenizer_folder, seed), tasks, processes) as encoded:
+        for group, pieces in itertools.groupby(encoded, lambda piece: piece.task.group):
+            whole = list(pieces)
+            index["groups"][group] = {part: _write(out_folder, group, part, whole) for part in PARTS}
     index_file.write_text(json.dumps(index), encoding="utf-8")
     return index
 
@@ -155,43 +155,41 @@ def _tasks(data_folder: Path, generated_rows: int) -> Iterator[Task]:
             yield Task("generated", kind, None, start, min(start + ROWS_PER_TASK, count))
 
 
-_worker: "Callable[[Task], Encoded]"
+class _Encoder:
+    """Encodes the documents of tasks."""
 
+    def __init__(self, tokenizer_folder: Path, seed: int) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+        self._conversations = ConversationEncoder(self._tokenizer)
+        self._seed = seed
 
-def _start_worker(tokenizer_folder: Path, seed: int) -> None:
-    global _worker
-    _worker = functools.partial(_encode, AutoTokenizer.from_pretrained(tokenizer_folder), seed)
+    def __call__(self, task: Task) -> Encoded:
+        end_of_text = self._tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+        tokens: dict[Part, list[bytes]] = {part: [] for part in PARTS}
+        lengths: dict[Part, list[int]] = {part: [] for part in PARTS}
+        too_long = 0
+        for part, ids in self._documents(task):
+            if len(ids) >= CONTEXT_WINDOW:
+                too_long += 1
+                continue
+            tokens[part].append(np.array([*ids, end_of_text], dtype="<u2").tobytes())
+            lengths[part].append(len(ids) + 1)
+        return Encoded(task, {part: b"".join(documents) for part, documents in tokens.items()}, lengths, too_long)
 
-
-def _encode_task(task: Task) -> Encoded:
-    return _worker(task)
-
-
-def _encode(tokenizer: Any, seed: int, task: Task) -> Encoded:
-    end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    tokens: dict[Part, list[bytes]] = {part: [] for part in PARTS}
-    lengths: dict[Part, list[int]] = {part: [] for part in PARTS}
-    too_long = 0
-    for part, ids in _documents(tokenizer, seed, task):
-        if len(ids) >= CONTEXT_WINDOW:
-            too_long += 1
-            continue
-        tokens[part].append(np.array([*ids, end_of_text], dtype="<u2").tobytes())
-        lengths[part].append(len(ids) + 1)
-    return Encoded(task, {part: b"".join(documents) for part, documents in tokens.items()}, lengths, too_long)
-
-
-def _documents(tokenizer: Any, seed: int, task: Task) -> Iterator[tuple[Part, list[int]]]:
-    if task.group == "general":
-        assert task.path is not None
-        for text in _spread(task.path, GENERAL_CHARACTERS[task.source]):
-            is_dev = split_of([{"role": "user", "content": text}]) == "dev"
-            yield "dev" if is_dev else "backbone", tokenizer(text, add_special_tokens=False)["input_ids"]
-        return
-    encoder = ConversationEncoder(tokenizer)
-    rows = read_rows(task.path) if task.path else conversations.generate(task.source, task.start, task.stop, seed)
-    for row in rows:
-        yield part_of(row), encoder.encode(row)
+    def _documents(self, task: Task) -> Iterator[tuple[Part, Sequence[int]]]:
+        if task.group == "general":
+            assert task.path is not None
+            for text in _spread(task.path, GENERAL_CHARACTERS[task.source]):
+                is_dev = split_of([{"role": "user", "content": text}]) == "dev"
+                yield "dev" if is_dev else "backbone", self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            return
+        rows: Iterator[Row] = (
+            read_rows(task.path)
+            if task.path
+            else conversations.generate(task.source, task.start, task.stop, self._seed)
+        )
+        for row in rows:
+            yield part_of(row), self._conversations.encode(row).tolist()
 
 
 def _spread(path: Path, characters: int) -> list[str]:
