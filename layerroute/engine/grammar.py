@@ -252,7 +252,7 @@ class GrammarFactory:
         names = [tool.name for tool in constraint.tools]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ToolSchemaError(f"two tools share the name {twice!r}: give every tool a name of its own")
+            raise ToolSchemaError(f"two tools share a name, {twice!r}: give every tool a name of its own")
         further = constraint.max_calls - 1 if constraint.parallel else 0
         more = f'("\\n" <[{self._open_id}]> body){{0,{further}}}' if further else ""
         rules = [

@@ -65,6 +65,9 @@ class ToolSpec:
 class OutputConstraint:
     """What the answer may be.
 
+    White space, digits of numbers and calls are bounded; arrays and text by `maxItems` and `maxLength` of their schema,
+    and by the request's `max_tokens`.
+
     Attributes:
         tools: tools that may be called. Empty: no call is possible.
         tool_choice: "auto" (text or calls), "required" (at least one call), "none" (no call).

@@ -225,7 +225,7 @@ def test_a_broken_response_schema_is_refused() -> None:
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
-    with pytest.raises(ToolSchemaError, match="share the name"):
+    with pytest.raises(ToolSchemaError, match="share a name"):
         build(tool("same", WEATHER), tool("same", {"type": "object"}))
 
 

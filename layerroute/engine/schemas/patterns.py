@@ -11,7 +11,7 @@ from typing import Any
 
 import regex
 
-MAX_SIZE = 20_000
+MAX_SIZE = 10_000
 """Most positions that a pattern may spell out, counted repetitions multiplied."""
 
 SECONDS = 2.0
