@@ -16,17 +16,16 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from layerroute import __version__
 from layerroute.backbone.config import read_config
 from layerroute.backbone.tensor_files import TensorFiles
-from layerroute.errors import BundleError
+from layerroute.errors import BundleError, shown
 from layerroute.files import parse_json, read_bounded, read_folder, replacing, standing, write_durably
 from layerroute.flops import BackboneShape
-from layerroute.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraModule, parse_adapter, serialise_adapter
+from layerroute.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraModule, load_tensors, parse_adapter, serialise_adapter
 from layerroute.report import Scope
 
 GateReads = Literal["own_block", "last_block"]
@@ -37,7 +36,7 @@ ROUTING = "routing.json"
 ROUTERS = "routers.safetensors"
 _FILE_SETS = ({ROUTERS}, {ROUTERS, ADAPTER_CONFIG, ADAPTER_WEIGHTS})
 _AGAIN = "fetch or train the bundle again"
-_MOST_BYTES = 2**33
+_MOST_BYTES, _MOST_METADATA_BYTES = 2**33, 2**26
 
 
 class _Frozen(BaseModel):
@@ -225,9 +224,8 @@ def fingerprint(backbone_folder: str | Path) -> str:
     digest = hashlib.sha256(json.dumps([*sizes, *heads]).encode())
     with TensorFiles(folder) as tensors:
         tensors.check(config)
-        vectors = {name: tensors.read(name) for name in tensors if len(tensors.shape(name)) == 1}
-    for name in sorted(vectors):
-        digest.update(name.encode() + b"\0" + vectors[name].float().numpy().tobytes())
+        for name, vector in tensors.vectors().items():
+            digest.update(name.encode() + b"\0" + vector.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -240,7 +238,7 @@ def _path(folder: str | Path) -> Path:
 
 def _read_metadata(path: Path) -> RoutingMetadata:
     try:
-        raw = parse_json(read_bounded(path / ROUTING, _MOST_BYTES))
+        raw = parse_json(read_bounded(path / ROUTING, _MOST_METADATA_BYTES))
     except FileNotFoundError:
         state = f"holds no {ROUTING}" if path.is_dir() else "does not exist"
         raise BundleError(f"bundle folder {path} {state}: give the folder of a trained bundle, or 'none'") from None
@@ -249,7 +247,7 @@ def _read_metadata(path: Path) -> RoutingMetadata:
     found = raw.get("format") if isinstance(raw, dict) else None
     if found != FORMAT:
         raise BundleError(
-            f"{path / ROUTING} has format {found!r}, and layerroute {__version__} reads format {FORMAT}: "
+            f"{path / ROUTING} has format {shown(found)}, and layerroute {__version__} reads format {FORMAT}: "
             "install the version that wrote the bundle, or train it again"
         )
     try:
@@ -281,10 +279,7 @@ def _parse(path: Path, metadata: RoutingMetadata, contents: Mapping[str, bytes])
 
 
 def _parse_routers(data: bytes, metadata: RoutingMetadata) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise BundleError(f"{ROUTERS} is damaged ({str(error)[:200]!a}): {_AGAIN}") from error
+    tensors = load_tensors(ROUTERS, data)
     num_blocks, hidden_size = metadata.num_blocks, metadata.hidden_size
     shapes = {
         "gates.weight": (num_blocks, hidden_size),

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from layerroute.errors import BundleError
+from layerroute.errors import BundleError, shown
+from layerroute.files import parse_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."
-_MODULE = re.compile(r"model\.layers\.(\d+)\.((?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj)")
-_KEY = re.compile(rf"{re.escape(_PREFIX)}({_MODULE.pattern})\.lora_([AB])\.weight")
+_MODULE = re.compile(r"model\.layers\.(0|[1-9]\d{0,5})\.((?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj)", re.ASCII)
+_KEY = re.compile(rf"{re.escape(_PREFIX)}({_MODULE.pattern})\.lora_([AB])\.weight", re.ASCII)
+_HIGHEST = 2**20  # rank and alpha are some 8 to 512; beyond this, weights overflow
 
 # Fields of PEFT's configuration that do not change what a plain LoRA computes, or that are read here.
 _READ_OR_INERT = {
@@ -56,19 +57,29 @@ def parse_adapter(config: bytes, weights: bytes) -> dict[str, LoraModule]:
         BundleError: not a plain LoRA, or damaged.
     """
     rank, scale = _read_config(config)
-    try:
-        tensors = load(weights)
-    except SafetensorError as error:
-        raise BundleError(f"{ADAPTER_WEIGHTS} is damaged ({error}): fetch or train the bundle again") from error
+    tensors = load_tensors(ADAPTER_WEIGHTS, weights)
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
         if match is None:
             raise BundleError(
-                f"{ADAPTER_WEIGHTS} holds {key!r}: only LoRA on the linear modules of Qwen2 blocks can be applied"
+                f"{ADAPTER_WEIGHTS} holds {shown(key)}: only LoRA on the linear modules of Qwen2 blocks can be applied"
             )
         halves.setdefault(match[1], {})[match[4]] = tensor
     return {module: _module(module, halves[module], rank, scale) for module in sorted(halves)}
+
+
+def load_tensors(name: str, data: bytes) -> dict[str, Tensor]:
+    """The tensors of a bundle's file.
+
+    Raises:
+        BundleError: not safetensors, or of a dtype that torch does not have.
+    """
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except Exception as error:  # beside its own error, the library raises what reading an odd dtype or shape gives
+        raise BundleError(f"{name} is damaged ({str(error)[:200]!a}): fetch or train the bundle again") from error
+    return tensors
 
 
 def serialise_adapter(lora: Mapping[str, LoraModule], num_blocks: int, backbone: str) -> dict[str, bytes]:
@@ -102,7 +113,7 @@ def serialise_adapter(lora: Mapping[str, LoraModule], num_blocks: int, backbone:
 
 def _read_config(data: bytes) -> tuple[int, float]:
     try:
-        config = json.loads(data)
+        config = parse_json(data)
     except ValueError as error:
         raise BundleError(f"{ADAPTER_CONFIG} is not JSON ({error}): fetch or train the bundle again") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -111,12 +122,16 @@ def _read_config(data: bytes) -> tuple[int, float]:
         if field in _READ_OR_INERT or not value or value in _NEUTRAL.get(field, ()):
             continue
         raise BundleError(
-            f"{ADAPTER_CONFIG} asks for {field} = {value!r}, which this runtime does not apply: save the adapter as "
-            "plain LoRA (merge or convert it with PEFT first)"
+            f"{ADAPTER_CONFIG} asks for {shown(field)[1:-1]} = {shown(value)}, which this runtime does not apply: save "
+            "the adapter as plain LoRA (merge or convert it with PEFT first)"
         )
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise BundleError(f"{ADAPTER_CONFIG} needs a rank r of at least 1 and a number lora_alpha")
+    if type(rank) is not int or not 1 <= rank <= _HIGHEST:
+        raise BundleError(f"{ADAPTER_CONFIG} has r = {shown(rank)}: a LoRA needs a rank r from 1 to {_HIGHEST}")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= _HIGHEST:
+        raise BundleError(
+            f"{ADAPTER_CONFIG} has lora_alpha = {shown(alpha)}: a LoRA needs a number lora_alpha, at most {_HIGHEST}"
+        )
     return rank, alpha / rank
 
 
@@ -124,6 +139,8 @@ def _module(name: str, halves: dict[str, Tensor], rank: int, scale: float) -> Lo
     if set(halves) != {"A", "B"}:
         raise BundleError(f"{ADAPTER_WEIGHTS} holds half of the LoRA of {name!r}: fetch or train the bundle again")
     a_RI, b_OR = halves["A"], halves["B"]
+    if not (a_RI.is_floating_point() and b_OR.is_floating_point()):
+        raise BundleError(f"the LoRA of {name!r} is of {a_RI.dtype} and {b_OR.dtype}: save it in float32 or bfloat16")
     if a_RI.ndim != 2 or b_OR.ndim != 2 or a_RI.shape[0] != rank or b_OR.shape[1] != rank:
         raise BundleError(
             f"the LoRA of {name!r} has shapes {tuple(a_RI.shape)} and {tuple(b_OR.shape)}, which do not fit rank {rank}"

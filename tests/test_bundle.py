@@ -269,7 +269,7 @@ def test_wrong_adapter_tensors_are_refused(tmp_path, change, message):
 def test_adapters_that_are_no_plain_lora_are_refused(tmp_path, changes):
     save_tiny(tmp_path / "bundle")
     edit_json(tmp_path / "bundle", "adapter_config.json", **changes)
-    with pytest.raises(BundleError, match=r"plain LoRA|LoRA adapter|rank r"):
+    with pytest.raises(BundleError, match=r"plain LoRA|LoRA adapter|rank r|number lora_alpha"):
         load_bundle(tmp_path / "bundle")
 
 

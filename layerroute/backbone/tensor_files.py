@@ -85,9 +85,26 @@ class TensorFiles:
         return tuple(self._by_name[name].get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor."""
+        """Read one tensor, which `check` has found to be as asked for."""
         tensor: Tensor = self._by_name[name].get_tensor(name)
         return tensor
+
+    def vectors(self) -> dict[str, Tensor]:
+        """All 1-D tensors as float32, by name in their order.
+
+        Raises:
+            WeightsError: one is of a dtype that torch does not have or cannot convert.
+        """
+        found = {}
+        for name in self:
+            try:
+                if len(self.shape(name)) == 1:
+                    found[name] = self.read(name).float()
+            except Exception as error:  # many types are raised
+                raise WeightsError(
+                    f"{shown(name)} in {self.folder} cannot be read ({str(error)[:200]!a}): {AGAIN}"
+                ) from error
+        return found
 
     def check(self, config: BackboneConfig) -> None:
         """Check that the files hold the tensors that a configuration asks for. Reads no tensor, allocates nothing.

@@ -9,6 +9,7 @@ import torch
 from damage import FORMS, copy_of, edit, make_folder, open_folder
 from safetensors.torch import load_file, save_file
 
+from layerroute.bundle import fingerprint
 from layerroute.errors import BackboneError, WeightsError
 
 INDEX = "model.safetensors.index.json"
@@ -177,3 +178,17 @@ def test_nothing_is_allocated_for_sizes_that_the_files_do_not_have(single, tmp_p
     monkeypatch.setattr(torch, "empty", lambda *_, **__: pytest.fail("memory was taken"))
     with pytest.raises(WeightsError, match=r"config\.json asks for"):
         open_folder(folder)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("F4", [8]), ("F6_E2M3", [4])])
+def test_a_vector_that_torch_cannot_read(single, tmp_path, dtype, shape):
+    folder = copy_of(single, tmp_path)
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    found = json.loads(whole[8 : 8 + length])
+    end = max(entry["data_offsets"][1] for name, entry in found.items() if name != "__metadata__")
+    header = json.dumps(found | {"odd": entry(end, end + (4 if dtype == "F4" else 3), dtype, shape)}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + whole[8 + length :] + bytes(4 if dtype == "F4" else 3))
+    with pytest.raises(WeightsError, match=r"'odd' in .* cannot be read|model\.safetensors is truncated or damaged"):
+        fingerprint(folder)
