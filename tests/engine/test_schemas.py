@@ -258,6 +258,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "dependencies": ({"dependencies": []}, "dependencies"),
     "nothing fits": ({"type": "integer", "minimum": 5, "maximum": 3}, "nsatisfiable"),
     "nothing fits both": ({"allOf": [{"type": "integer"}, {"type": "string"}]}, "nsatisfiable"),
+    "a demand that is forbidden": (
+        {"type": "object", "additionalProperties": False, "required": ["b", "c"], "minProperties": 2},
+        "nsatisfiable",
+    ),
     "two at once": ({"unevaluatedProperties": False, "patternProperties": {"a": {}}}, "additionalProperties"),
     "very long": ({"enum": ["x" * 300_000]}, "characters"),
     "many references": (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tests.fuzz import folders, ledger, options, parser, schemas, template
+from tests.fuzz import folders, grammar, ledger, options, parser, schemas, template
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ PARTS = {
         Part("parser", parser.make, parser.check, 400, 4000, 400),
         Part("options", options.make, options.check, 250, 20000, 800),
         Part("schemas", schemas.make, schemas.check, 60, 400, 80),
+        Part("grammar", grammar.make, grammar.check, 40, 600, 120),
         Part("ledger", ledger.make, ledger.check, 100, 5000, 200),
         Part("folders", folders.make, folders.check, 20, 300, 60),
     )

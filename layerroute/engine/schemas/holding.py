@@ -147,7 +147,7 @@ def _counted(held: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
     stub["additionalProperties"] = held.get("additionalProperties", True) is not False
     if is_held({**stub, **counts}):
         return {**held, **counts}
-    if is_held(stub):
+    if is_held(stub) or "patternProperties" not in held:
         return held
     patterns = held.pop("patternProperties")
     if held.get("additionalProperties", True) is not True:
