@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from layerroute.console import plain
+from layerroute.console import PlainConsole, plain
 
 if TYPE_CHECKING:  # torch loads only when something is timed
     from layerroute.benchmark.results import Benchmark
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, show tables on stderr, and print the document; 0, or 1 if a part failed, or 130 if interrupted."""
     from layerroute import benchmark
 
-    console = Console(stderr=True, quiet=args.json)
+    console = PlainConsole(stderr=True, quiet=args.json)
     if args.agent_turn:
         return _agent_turn(args, console)
     streams, missing = _streams()

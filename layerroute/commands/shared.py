@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -196,6 +197,15 @@ def print_answer(text: str) -> None:
 def print_piece(text: str) -> None:
     """Print a piece of an answer on stdout at once; what is foreign in it cannot steer a terminal."""
     print(plain(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
+def print_path(path: Path) -> None:
+    """Print where a command has put something: the very bytes of its name, or what a terminal can show of them."""
+    if sys.stdout.isatty():
+        print(plain(str(path)))
+    else:
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+        sys.stdout.flush()
 
 
 def print_document(document: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from layerroute.commands.shared import print_document
+from layerroute.commands.shared import print_document, print_path
+from layerroute.console import PlainConsole
 
 if TYPE_CHECKING:  # torch loads only when something is trained
     from layerroute_training.config import TrainConfig
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from layerroute_training.config import override
     from layerroute_training.recipes import recipe
 
-    console = Console(stderr=True, quiet=args.quiet)
+    console = PlainConsole(stderr=True, quiet=args.quiet)
     config = override(recipe(args.recipe, args.data), args.set)
     if args.prepare is not None:
         return _prepare(args, config, console)
@@ -68,7 +69,7 @@ def _prepare(args: argparse.Namespace, config: "TrainConfig", console: Console) 
     data = _data(args, config, console)
     with console.status("writing the steps"):
         data.save(args.prepare)
-    print(args.prepare)
+    print_path(args.prepare)
     return 0
 
 
@@ -77,10 +78,10 @@ def _train_one(args: argparse.Namespace, config: "TrainConfig") -> int:
 
     is_first = os.environ.get("RANK", "0") == "0"  # torchrun starts this command once per GPU
     quiet = args.quiet or not is_first
-    data = _data(args, config, Console(stderr=True, quiet=quiet))
+    data = _data(args, config, PlainConsole(stderr=True, quiet=quiet))
     bundle = train(config, data, args.out, resume=args.resume, evaluate=not args.no_evaluate, quiet=quiet)
     if is_first:
-        print(bundle)
+        print_path(bundle)
     return 0
 
 

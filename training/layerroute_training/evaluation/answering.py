@@ -2,10 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
-from multiprocessing import get_context
 from typing import Literal
 
 import torch
@@ -27,6 +24,7 @@ from layerroute.report import Scope, VisitCounts
 from layerroute.routers.registry import make_router
 from layerroute_training.errors import ConfigError
 from layerroute_training.evaluation.tool_calls import CallScore, final_number, score_calls
+from layerroute_training.workers import in_order
 
 Task = Literal["tool_call", "gsm8k"]
 CHUNK = 8  # questions that a worker takes at a time: neighbours share a prefix of the prompt
@@ -111,9 +109,8 @@ def answer_all(
             return _collect((answerer.answer_chunk(chunk) for chunk in chunks), progress)
     if torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device).type == "cuda":
         raise ConfigError(f"{processes} processes cannot share a GPU: use one process, or the device 'cpu'")
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (config, tuple(conditions)))
-    with pool:
-        return _collect(pool.map(_answer_chunk, chunks), progress)
+    with in_order(_answering, (config, tuple(conditions)), chunks, processes) as results:
+        return _collect(results, progress)
 
 
 class Answerer:
@@ -214,20 +211,6 @@ def _collect(chunks: Iterator[list[Result]], progress: Callable[[int], None]) ->
     return results
 
 
-_job: tuple[EngineConfig, Sequence[Condition]]
-"""What this worker process answers with."""
-
-
-def _start_worker(config: EngineConfig, conditions: Sequence[Condition]) -> None:
-    global _job
+def _answering(config: EngineConfig, conditions: Sequence[Condition]) -> Callable[[Sequence[Question]], list[Result]]:
     torch.set_num_threads(1)
-    _job = config, conditions
-
-
-@cache
-def _answerer() -> Answerer:
-    return Answerer(*_job)
-
-
-def _answer_chunk(questions: Sequence[Question]) -> list[Result]:
-    return _answerer().answer_chunk(questions)  # loads here and not at the start, whose errors would have no message
+    return Answerer(config, conditions).answer_chunk
