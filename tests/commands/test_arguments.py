@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 from processes import start
@@ -9,6 +10,7 @@ from step_reports import make_step
 
 from layerroute import ledger
 from layerroute.cli import main
+from layerroute.commands.shared import print_path
 
 NO_TEXT = os.fsdecode(b"a\xffb") if os.name == "posix" else "a\udcffb"
 ODD_NAMES = [
@@ -80,3 +82,8 @@ def test_wrong_usage_steers_no_terminal(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert not set(capsys.readouterr().err) & set("\x1b\x9b\u202e")
+
+
+def test_a_path_is_printed_as_the_bytes_that_it_is(capsysbinary):
+    print_path(Path(NO_TEXT) / "ü\x1b")
+    assert capsysbinary.readouterr().out == os.fsencode(f"{NO_TEXT}/ü\x1b\n")
