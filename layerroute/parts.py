@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from layerroute.errors import LayerRouteError
+from layerroute.process import hear_interrupt
 
 INTERRUPTED = "interrupted"
 _LONGEST = 300
@@ -37,6 +38,7 @@ class Parts:
             with self._around():
                 return work()
         except KeyboardInterrupt:
+            hear_interrupt()
             self.interrupted = True
             self.failed[name] = INTERRUPTED
         except Exception as error:  # whatever it is, it ends this part alone

@@ -18,7 +18,7 @@ EXIT_CODES = (
     "(129 by SIGHUP, 143 by SIGTERM)"
 )
 
-_SECONDS_UNTIL_AGAIN = 0.001
+_SECONDS_UNTIL_AGAIN = 0.1
 
 
 class Interrupted(KeyboardInterrupt):
@@ -133,12 +133,16 @@ def _occupy_closed_descriptors() -> None:
 class _Signals:
     """Raises the first signal that asks the process to end; from then on, and at the end, the system's way holds.
 
+    What is raised between any two lines of code can get lost there: in a finaliser, in a callback of an import, in a
+    library's `except`. So it is raised again as long as nobody handles it.
+
     Attributes:
-        received: that signal.
+        received: the first signal.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._is_heard = False
         self._ours: list[int] = []
 
     def __enter__(self) -> None:
@@ -147,28 +151,61 @@ class _Signals:
             if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 self._ours.append(number)
                 signal.signal(number, self._end)
-        sys.unraisablehook = self._swallowed
+        if hasattr(signal, "SIGALRM"):
+            signal.signal(signal.SIGALRM, self._raise_again)
+        sys.unraisablehook = self._unraisable
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._leave_to_system)
+        _running.append(self)
 
     def __exit__(self, *_: object) -> None:
+        self.hear()
         self._leave_to_system()
         sys.unraisablehook = sys.__unraisablehook__
+        _running.remove(self)
+
+    def hear(self) -> None:
+        """Raise no signal again."""
+        self._is_heard = True
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = number
+        self.received = number
         self._leave_to_system()
-        raise Interrupted
+        self._raise()
+
+    def _raise_again(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_heard:
+            self._raise()
+
+    def _raise(self) -> None:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, _SECONDS_UNTIL_AGAIN)
+        if not _is_handled():
+            raise Interrupted
 
     def _leave_to_system(self) -> None:
         for number in self._ours:
             signal.signal(number, signal.SIG_DFL)
 
-    def _swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Raise once more what came up where nothing can be raised: a finaliser, or a callback of an import."""
+    def _unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
         if not issubclass(unraisable.exc_type, Interrupted):
             sys.__unraisablehook__(unraisable)
-        elif hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, self._end)
-            signal.setitimer(signal.ITIMER_REAL, _SECONDS_UNTIL_AGAIN)
+
+
+_running: list[_Signals] = []
+
+
+def hear_interrupt() -> None:
+    """Say that the signal which ends this process was heard, and that the command ends in its own way and time."""
+    for signals in _running:
+        signals.hear()
+
+
+def _is_handled() -> bool:
+    """Whether code runs that was entered because of the signal: `finally`, `except` or the end of `with`."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None

@@ -45,6 +45,37 @@ def test_a_signal_that_an_import_makes_something_else_of_is_still_one(swallowing
     assert (code, err) == (130, "interrupted\n")
 
 
+def test_a_signal_that_an_import_swallows_is_raised_again():
+    during_import = "try:\n    send(); time.sleep(60)\nexcept BaseException: pass\ntime.sleep(60)"
+    assert ended(["version"], during_import) == (130, "", "interrupted\n")
+
+
+def test_what_is_done_because_of_a_signal_is_not_interrupted_by_it():
+    during_import = (
+        "class Context:\n    def __enter__(self): pass\n"
+        "    def __exit__(self, *_): time.sleep(0.3); print('left', end=' ')\n"
+        "try:\n    with Context(): send(); time.sleep(60)\n"
+        "finally:\n"
+        "    try: raise ValueError\n"
+        "    except ValueError: time.sleep(0.3)\n"
+        "    print('cleaned up')"
+    )
+    assert ended(["version"], during_import) == (130, "left cleaned up\n", "interrupted\n")
+
+
+def test_a_command_that_has_heard_the_signal_ends_in_its_own_way():
+    during_import = (
+        "from layerroute.parts import Parts\n"
+        "parts = Parts()\n"
+        "parts.attempt('one', lambda: (send(), time.sleep(60)))\n"
+        "time.sleep(0.3); print(parts.failed)"
+    )
+    code, out, err = ended(["version"], during_import)
+    assert (code, err) == (130, "interrupted\n")
+    assert out.startswith("{'one': 'interrupted'}\n")
+    assert "torch" in out
+
+
 def test_the_second_signal_ends_it_at_once():
     during_import = "try:\n    send(); time.sleep(60)\nfinally:\n    send(); time.sleep(60)"
     assert ended(["version"], during_import) == (-signal.SIGINT, "", "")
