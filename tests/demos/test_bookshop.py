@@ -1,12 +1,14 @@
 """The analyst's database: answers questions, and cannot be written to, blocked or flooded."""
 
 import json
+import os
 import sqlite3
 
 import pytest
 
 from langchain_layerroute.bookshop import BookshopTools, analyst_schemas
-from langchain_layerroute.bookshop.database import FILE_NAME, MAX_ROWS, BookshopDatabase
+from langchain_layerroute.bookshop.database import FILE_NAME, BookshopDatabase
+from langchain_layerroute.bookshop.worker import MAX_ROWS, open_to_read
 from langchain_layerroute.front_desk.replies import DeskError
 
 COLUMNS = {
@@ -17,8 +19,20 @@ COLUMNS = {
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("shop")
+
+
+@pytest.fixture(scope="module")
+def shop(place):
+    shop = BookshopDatabase(place, max_seconds=60)
+    yield shop
+    shop.close()
+
+
 @pytest.fixture
-def shop(tmp_path):
+def hasty(tmp_path):
     shop = BookshopDatabase(tmp_path, max_seconds=0.2)
     yield shop
     shop.close()
@@ -82,26 +96,27 @@ WRITES = [
 
 
 @pytest.mark.parametrize("sql", WRITES)
-def test_writing_is_refused_and_changes_nothing(shop, tmp_path, monkeypatch, sql):
-    monkeypatch.chdir(tmp_path)
-    before = shop.list_tables() and (tmp_path / FILE_NAME).read_bytes()
+def test_writing_is_refused_and_changes_nothing(shop, place, monkeypatch, sql):
+    monkeypatch.chdir(place)
+    before = shop.list_tables() and (place / FILE_NAME).read_bytes()
     with pytest.raises(DeskError, match="only reading is allowed"):
         shop.run_query(sql)
-    assert (tmp_path / FILE_NAME).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    assert (place / FILE_NAME).read_bytes() == before
+    assert [path.name for path in place.iterdir()] == [FILE_NAME]
 
 
-def test_the_file_itself_is_open_for_reading_only(shop):
+def test_the_file_itself_is_open_for_reading_only(shop, place):
     shop.list_tables()
-    shop._connection.set_authorizer(None)
+    connection = open_to_read(place / FILE_NAME)
+    connection.set_authorizer(None)
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        shop._connection.execute("DELETE FROM books")
+        connection.execute("DELETE FROM books")
 
 
-def test_the_authorizer_alone_refuses_writing(shop):
+def test_the_authorizer_alone_refuses_writing(shop, place):
     shop.list_tables()
     with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
-        shop._connection.execute("DELETE FROM books")
+        open_to_read(place / FILE_NAME).execute("DELETE FROM books")
 
 
 @pytest.mark.parametrize(
@@ -118,13 +133,89 @@ def test_the_authorizer_alone_refuses_writing(shop):
         ("SELECT ?", "bindings"),
         ("SELECT randomblob(1000000000)", "too big"),
         ("SELECT 9e999", "too large"),
-        (ENDLESS, "took longer than 0.2 s"),
     ],
 )
 def test_bad_queries_are_refused_in_words(shop, sql, message):
     with pytest.raises(DeskError, match=message):
         shop.run_query(sql)
     assert shop.run_query("SELECT 1")["rows"] == [[1]]
+
+
+def doubling(levels, of):
+    """Table expressions each of which names the one before it twice; SQLite writes them out as it compiles."""
+    steps = [f"t{level + 1} AS ({of.format(f't{level}')})" for level in range(levels)]
+    return f"WITH {', '.join(['t0 AS (SELECT 1 AS x)', *steps])} SELECT count(*) FROM t{levels}"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        ENDLESS,
+        "SELECT printf('%.*c', 2000000000, 'x')",
+        "SELECT count(*) FROM sales a, sales b, sales c, sales d",
+        f"SELECT count(*) FROM {', '.join(f'sales s{number}' for number in range(60))}",
+        ENDLESS.replace("count(*) FROM n", "x FROM n ORDER BY x DESC"),
+        ENDLESS.replace("count(*)", "sum(length(hex(zeroblob(4000))))"),
+        doubling(40, "SELECT 1 AS x FROM {0}, {0} AS other"),
+        doubling(40, "SELECT x FROM {0} UNION ALL SELECT x FROM {0}"),
+    ],
+    ids=range(8),
+)
+def test_no_statement_outruns_its_time_or_memory(hasty, sql):
+    with pytest.raises(DeskError, match=r"took longer than 0\.2 s|too much memory|too big"):
+        hasty.run_query(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT hex(zeroblob(4000)) FROM sales", "the result is longer than 20000 characters"),
+        (f"SELECT {', '.join(['1'] * 1900)} FROM sales", "the result is longer than 20000 characters"),
+        ("SELECT group_concat(a.title) FROM books a, books b", "too big"),
+        ("SELECT zeroblob(2000000000)", "too big"),
+        ("SELECT replace(hex(zeroblob(1000)), '0', hex(zeroblob(1000)))", "too big"),
+        (f"SELECT nothing_of_this_name_{'x' * 9_000}", "no such column: nothing"),
+        (f"SELECT {'(' * 5_000}1{')' * 5_000}", "too|overflow"),
+        ("SELECT '\x00'", "null character"),
+    ],
+    ids=range(8),
+)
+def test_no_result_floods_the_model(shop, sql, message):
+    with pytest.raises(DeskError, match=message) as caught:
+        shop.run_query(sql)
+    assert len(str(caught.value)) <= 300
+
+
+def test_patterns_that_match_in_many_ways_end(shop):
+    long = "(SELECT hex(zeroblob(4900)) AS s)"
+    for pattern in ("'%0%0%0%0%0%0%0%0%0%0%0%0%0%0%0%0%1'", "'%' || replace(substr(s, 1, 2000), '0', '_0') || '1'"):
+        assert shop.run_query(f"SELECT s LIKE {pattern} FROM {long}")["rows"] == [[0]]
+
+
+def test_a_process_that_dies_is_started_anew(shop):
+    shop.list_tables()
+    shop._process._process.kill()
+    shop._process._process.wait()
+    assert shop.list_tables() == {"tables": list(COLUMNS)}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_has_a_process_of_its_own(shop):
+    shop.list_tables()
+    child = os.fork()
+    if not child:
+        same = shop.list_tables() == {"tables": list(COLUMNS)}
+        shop.close()
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert shop._process.usable
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeskError, match="the database failed"):
+        BookshopDatabase(tmp_path / "file").list_tables()
 
 
 def test_tools_answer_in_json():

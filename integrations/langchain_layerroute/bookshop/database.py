@@ -1,25 +1,25 @@
-"""The bookshop database: written once from the bundled rows, then open for reading only.
+"""The bookshop database: written once from the bundled rows, then read by statements in a process of their own.
 
-Two locks against writing, both SQLite's own: the file is opened with `mode=ro`, and an authorizer refuses every action
-but reading tables and calling functions. A statement is bounded in time, rows and length of its values.
+Whatever a statement says, it reads only, and it is bounded in time, memory, rows, length of its values and length of
+its whole result.
 """
 
 import json
 import sqlite3
 import tempfile
 import threading
-import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from langchain_layerroute.front_desk.replies import DeskError, Reply, tidy
+from langchain_layerroute.bookshop.process import StatementProcess
+from langchain_layerroute.bookshop.worker import MAX_ROWS
+from langchain_layerroute.front_desk.replies import DeskError, Reply, tidy, to_json
 
 FILE_NAME = "bookshop.sqlite"
-MAX_ROWS = 20
 MAX_SECONDS = 2.0
-MAX_VALUE_BYTES = 10_000
-_INSTRUCTIONS_BETWEEN_LOOKS = 1000
+MAX_CHARACTERS = 20_000
+"""Length of the longest result."""
 
 _TABLES = {
     "books": "id INTEGER PRIMARY KEY, title TEXT, author TEXT, genre TEXT, price REAL, stock INTEGER",
@@ -27,7 +27,6 @@ _TABLES = {
     "sales": "id INTEGER PRIMARY KEY, book_id INTEGER REFERENCES books, customer_id INTEGER REFERENCES customers,"
     " quantity INTEGER, sold_on TEXT",
 }
-_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
 class BookshopDatabase:
@@ -42,16 +41,15 @@ class BookshopDatabase:
         self._folder = folder
         self._max_seconds = max_seconds
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._process: StatementProcess | None = None
         self._lock = threading.Lock()
-        self._deadline = 0.0
 
     def close(self) -> None:
         """Close the file; a temporary one is deleted. A later use starts anew."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            if self._process is not None:
+                self._process.close()
+                self._process = None
             if self._temporary is not None:
                 self._temporary.cleanup()
                 self._temporary = None
@@ -70,45 +68,37 @@ class BookshopDatabase:
 
     def run_query(self, sql: str) -> Reply:
         """Run one reading statement; "truncated" appears when there were more than `MAX_ROWS` rows."""
-        try:
-            columns, rows = self._read(sql)
-        except sqlite3.Error as error:
-            raise DeskError(_in_words(error, self._max_seconds)) from None
+        columns, rows = self._read(sql)
         if not columns:
             raise DeskError("the query returns nothing: write one SELECT statement")
         reply: Reply = {"columns": columns, "rows": [[_present(value) for value in row] for row in rows[:MAX_ROWS]]}
-        return {**reply, "truncated": True} if len(rows) > MAX_ROWS else reply
+        if len(rows) > MAX_ROWS:
+            reply["truncated"] = True
+        if len(to_json(reply)) > MAX_CHARACTERS:
+            raise DeskError(f"the result is longer than {MAX_CHARACTERS} characters: select fewer columns or rows")
+        return reply
 
-    def _read(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def _read(self, sql: str) -> tuple[list[str], list[list[Any]]]:
+        sql.encode("utf-8")  # what cannot be encoded is said to be no Unicode and not to be wrong SQL
         with self._lock:
-            if self._connection is None:
-                self._connection = self._open()
-            self._deadline = time.monotonic() + self._max_seconds
-            cursor = self._connection.execute(sql)
-            try:
-                return [column[0] for column in cursor.description or ()], cursor.fetchmany(MAX_ROWS + 1)
-            finally:
-                cursor.close()
+            if self._process is None or not self._process.usable:
+                try:
+                    self._process = StatementProcess(self._written(), self._max_seconds)
+                except OSError as error:
+                    raise DeskError(f"the database failed: {error}") from None
+            found = self._process.answer(sql)
+        if "error" in found:
+            raise DeskError(_in_words(found["error"], self._max_seconds))
+        return found["columns"], found["rows"]
 
-    def _open(self) -> sqlite3.Connection:
-        if self._folder is None:
+    def _written(self) -> Path:
+        """Path of the database, once it is there."""
+        if self._folder is None and self._temporary is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="bookshop_")
         folder = Path(self._temporary.name) if self._temporary is not None else Path(self._folder or ".")
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE_NAME
-        _write_if_new(path)
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-        )
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
-        connection.set_progress_handler(lambda: time.monotonic() > self._deadline, _INSTRUCTIONS_BETWEEN_LOOKS)
-        connection.set_authorizer(_only_reading)
-        return connection
-
-
-def _only_reading(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-    allowed = action in _READING and second != "load_extension"
-    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+        _write_if_new(folder / FILE_NAME)
+        return folder / FILE_NAME
 
 
 def _write_if_new(path: Path) -> None:
@@ -129,17 +119,14 @@ def _write_if_new(path: Path) -> None:
 
 
 def _present(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, float):
-        return tidy(value, places=2)
-    return value
+    return tidy(value, places=2) if isinstance(value, float) else value
 
 
-def _in_words(error: sqlite3.Error, max_seconds: float) -> str:
-    text = str(error)
-    if "interrupted" in text:
+def _in_words(error: str, max_seconds: float) -> str:
+    if "interrupted" in error:
         return f"the query took longer than {max_seconds:g} s"
-    if any(word in text for word in ("not authorized", "prohibited", "authorization denied")):
+    if "out of memory" in error:
+        return "the query needs too much memory"
+    if any(word in error for word in ("not authorized", "prohibited", "authorization denied")):
         return "only reading is allowed: write one SELECT statement"
-    return text
+    return error[:300]
