@@ -98,6 +98,47 @@ def test_tables_go_to_stdout_and_everything_else_to_stderr(steps, tmp_path, caps
     assert "skip_by_block.png" in err
 
 
+def failing(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+EVALUATION = "layerroute_training.evaluation"
+
+
+@pytest.mark.parametrize(
+    ("owner", "part", "options"),
+    [
+        (f"{EVALUATION}.bundles.free_running", "free-running answers", ["--free-running", "1"]),
+        (f"{EVALUATION}.evaluate.published_report", "published perplexities", []),
+        (f"{EVALUATION}.evaluate.removal_order", "order of removal", ["--baselines"]),
+        (f"{EVALUATION}.plots.plot_report", "plots", ["--plots", "nowhere"]),
+    ],
+)
+@pytest.mark.parametrize(("error", "code"), [(RuntimeError("broken\nfor good"), 1), (KeyboardInterrupt(), 130)])
+def test_what_fails_besides_leaves_the_report(steps, capsys, monkeypatch, owner, part, options, error, code):
+    monkeypatch.setattr(owner, failing(error))
+    command = ["evaluate", "embedded", "--steps", str(steps), "--limit", "2", *options]
+    why = "RuntimeError: broken" if code == 1 else "interrupted"
+    assert main([*command, "--json"]) == code
+    report = EvaluationReport.model_validate_json(capsys.readouterr().out)
+    assert report.all.both.steps == 4
+    assert report.failed == ({} if part == "plots" else {part: why})
+    assert main(command) == code
+    out, err = capsys.readouterr()
+    assert "By kind of step: all" in out
+    assert f"failed: {part} ({why})" in " ".join(err.split())
+
+
+def test_a_sweep_is_shown_before_it_is_drawn(steps, tmp_path, capsys, monkeypatch):
+    shutil.copytree(BUNDLE, tmp_path / "sweep" / "seed-0" / "bundle")
+    monkeypatch.setattr(f"{EVALUATION}.plots.plot_sweep", failing(OSError(28, "No space left on device")))
+    assert main(["evaluate", str(tmp_path / "sweep"), "--json", "--plots", str(tmp_path / "plots")]) == 1
+    assert list(json.loads(capsys.readouterr().out)) == ["sweep"]
+
+
 def test_rows_that_the_bundle_was_trained_on_are_refused(steps, tmp_path, capsys):
     bundle = load_bundle(BUNDLE)
     metadata, train = bundle.metadata, StepData.load(steps).train

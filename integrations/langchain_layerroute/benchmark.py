@@ -90,18 +90,15 @@ class AgentTurns:
 
     Attributes:
         turns: of the kinds that could be timed.
-        failed: kinds that failed or were interrupted, and why; interrupted: whether the user ended the run. Then
-            `turns` has of each kind what was timed until then.
+        failed: the other kinds, and why. One that was interrupted has what was timed until then among the turns, too.
     """
 
     turns: tuple[TurnTime, ...]
     failed: dict[str, str]
-    interrupted: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        found = {"agent_turns": [turn.to_dict() for turn in self.turns]}
-        return {**found, "failed": self.failed, "interrupted": self.interrupted}
+        return {"agent_turns": [turn.to_dict() for turn in self.turns], "failed": self.failed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +151,7 @@ def time_agent_turns(
     broken = {name for name, why in parts.failed.items() if why != INTERRUPTED}
     whole = [kind for kind in kinds if timed[kind.name] and kind.name not in broken]
     found = tuple(_turn_time(kind.fast_forward, timed[kind.name]) for kind in whole)
-    return AgentTurns(found, parts.failed, parts.interrupted)
+    return AgentTurns(found, parts.failed)
 
 
 def _check_langchain() -> None:

@@ -128,7 +128,6 @@ class Benchmark:
         generation: this engine first, then what it is compared with.
         left_out: what was not to be timed, and why.
         failed: what was to be timed and gave nothing, and why; such numbers are None above, or not in the lists.
-        interrupted: whether the user ended the run.
     """
 
     model: str
@@ -158,7 +157,6 @@ class Benchmark:
     generation: tuple[GenerationTime, ...]
     left_out: dict[str, str]
     failed: dict[str, str]
-    interrupted: bool
 
     def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON."""

@@ -126,7 +126,6 @@ class Timing:
             generation=generation,
             left_out=self._left_out,
             failed=self._parts.failed,
-            interrupted=self._parts.interrupted,
         )
 
     def _steps(self, copied: float | None) -> tuple[ProgramTime, ...]:

@@ -5,13 +5,12 @@ A part that fails is named with the reason, the others are shown all the same, a
 
 import argparse
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from layerroute.console import PlainConsole, plain
+from layerroute.commands.shared import tell_failed
+from layerroute.console import PlainConsole
 
 if TYPE_CHECKING:  # torch loads only when something is timed
     from layerroute.benchmark.results import Benchmark
@@ -84,14 +83,7 @@ def run(args: argparse.Namespace) -> int:
     for name, why in result.left_out.items():
         console.print(f"left out: {name} ({why})", markup=False)
     print(json.dumps(result.to_dict()))
-    return _outcome(result.failed, result.interrupted, console)
-
-
-def _outcome(failed: Mapping[str, str], interrupted: bool, console: Console) -> int:
-    """Name what failed; the exit code."""
-    for name, why in failed.items():
-        console.print(f"failed: {plain(name)} ({plain(why)})", markup=False)
-    return 130 if interrupted else 1 if failed else 0
+    return tell_failed(result.failed, console)
 
 
 def _streams() -> "tuple[dict[str, Stream], dict[str, str]]":
@@ -104,7 +96,7 @@ def _streams() -> "tuple[dict[str, Stream], dict[str, str]]":
     return {name: stream}, {}
 
 
-def _agent_turn(args: argparse.Namespace, console: Console) -> int:
+def _agent_turn(args: argparse.Namespace, console: PlainConsole) -> int:
     from langchain_layerroute.benchmark import time_agent_turns
 
     with console.status("timing"):
@@ -133,7 +125,7 @@ def _agent_turn(args: argparse.Namespace, console: Console) -> int:
     if table.row_count:
         console.print(table)
     print(json.dumps(found.to_dict()))
-    return _outcome(found.failed, found.interrupted, console)
+    return tell_failed(found.failed, console)
 
 
 def _runs(steps: int) -> str:

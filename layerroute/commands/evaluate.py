@@ -1,4 +1,7 @@
-"""Measure a bundle on conversations that it was not trained on, or compare sweeps over seeds that were measured."""
+"""Measure a bundle on conversations that it was not trained on, or compare sweeps over seeds that were measured.
+
+What is measured besides the bundle itself stands alone: a part that fails is named, and the exit code is 1.
+"""
 
 import argparse
 from collections.abc import Iterable
@@ -6,8 +9,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerroute.commands.shared import print_document
+from layerroute.commands.shared import print_document, tell_failed
 from layerroute.console import PlainConsole
+from layerroute.parts import Parts
 
 if TYPE_CHECKING:  # torch loads only when something is measured
     from layerroute_training.data import StepData
@@ -86,13 +90,14 @@ def _compare(args: argparse.Namespace, folders: list[Path]) -> int:
     if args.plots is not None:
         check_available()
     sweeps = read_sweeps(folders)
-    if args.plots is not None:
-        _show_plots(plot_sweep(sweeps, args.plots), PlainConsole(stderr=True, quiet=args.json))
     if args.json:
         print_document({name: sweep.model_dump(mode="json") for name, sweep in sweeps.items()})
     else:
         show(sweep_tables(sweeps), PlainConsole())
-    return 0
+    console, parts = PlainConsole(stderr=True, quiet=args.json), Parts()
+    if args.plots is not None:
+        parts.attempt("plots", lambda: _show_plots(plot_sweep(sweeps, args.plots), console))
+    return tell_failed(parts.failed, console)
 
 
 def _measure(args: argparse.Namespace) -> int:
@@ -113,16 +118,17 @@ def _measure(args: argparse.Namespace) -> int:
         processes=args.processes,
         device=args.device,
     )
-    with nullcontext() if args.json else console.status("reading the data") as status:
-        data = _data(args, subject)
+    data = _data(args, subject, console)
+    with nullcontext() if args.json else console.status("measuring") as status:
         report = evaluate_bundle(subject, data, options, status.update if status else lambda text: None)
-    if args.plots is not None:
-        _show_plots(plot_report(report, args.plots), console)
     if args.json:
         print_document(report.model_dump(mode="json"))
     else:
         show(report_tables(report), PlainConsole())
-    return 0
+    parts = Parts()
+    if args.plots is not None:
+        parts.attempt("plots", lambda: _show_plots(plot_report(report, args.plots), console))
+    return tell_failed({**report.failed, **parts.failed}, console)
 
 
 def _show_plots(paths: Iterable[Path], console: PlainConsole) -> None:
@@ -130,16 +136,20 @@ def _show_plots(paths: Iterable[Path], console: PlainConsole) -> None:
         console.print(f"plot: {path}", markup=False, highlight=False)
 
 
-def _data(args: argparse.Namespace, subject: "Subject") -> "StepData":
+def _data(args: argparse.Namespace, subject: "Subject", console: PlainConsole) -> "StepData":
     from layerroute_training.config import DataConfig, TrainConfig
     from layerroute_training.data import StepData, build_data
+    from layerroute_training.progress import show_progress
     from layerroute_training.recipes import corpora_of
+    from layerroute_training.workers import available_cores
 
     if args.steps is not None:
         return StepData.load(args.steps)
     # Baselines are fitted on training rows, and those that share text with what is measured would help them.
     data = DataConfig(corpora=corpora_of(args.data), drop_overlap=True)
-    return build_data(TrainConfig(model=subject.backbone, data=data))
+    config = TrainConfig(model=subject.backbone, data=data)
+    with show_progress(console) as progress:
+        return build_data(config, processes=available_cores(), progress=progress)
 
 
 def _check_usage(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from itertools import count
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.text import Text
 from layerroute.console import PlainConsole, RunView, plain, plain_json
 from layerroute.errors import ContextWindowError, LayerRouteError, RequestError
 from layerroute.ledger import append, new_run_id
+from layerroute.parts import INTERRUPTED
 from layerroute.report import StepReport
 from layerroute.text import require_encodable
 
@@ -206,6 +207,17 @@ def print_path(path: Path) -> None:
     else:
         sys.stdout.buffer.write(os.fsencode(path) + b"\n")
         sys.stdout.flush()
+
+
+def tell_failed(failed: Mapping[str, str], console: PlainConsole) -> int:
+    """Name the parts of a command's work that gave nothing, and why.
+
+    Returns:
+        The exit code: 0 if there are none, 130 if the user ended one of them, else 1.
+    """
+    for name, why in failed.items():
+        console.print(f"failed: {name} ({why})", highlight=False, markup=False)
+    return 130 if INTERRUPTED in failed.values() else 1 if failed else 0
 
 
 def print_document(document: dict[str, Any]) -> None:

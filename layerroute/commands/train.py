@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from layerroute.commands.shared import print_document, print_path
+from layerroute.commands.shared import print_document, print_path, show_error, tell_failed
 from layerroute.console import PlainConsole
+from layerroute.files import replace_text
+from layerroute.parts import Parts
 
 if TYPE_CHECKING:  # torch loads only when something is trained
     from layerroute_training.config import TrainConfig
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     return _train_one(args, config)
 
 
-def _prepare(args: argparse.Namespace, config: "TrainConfig", console: Console) -> int:
+def _prepare(args: argparse.Namespace, config: "TrainConfig", console: PlainConsole) -> int:
     data = _data(args, config, console)
     with console.status("writing the steps"):
         data.save(args.prepare)
@@ -74,18 +74,26 @@ def _prepare(args: argparse.Namespace, config: "TrainConfig", console: Console) 
 
 
 def _train_one(args: argparse.Namespace, config: "TrainConfig") -> int:
-    from layerroute_training.run import train
+    from layerroute_training.errors import NotMeasuredError
+    from layerroute_training.run import BUNDLE, train
 
     is_first = os.environ.get("RANK", "0") == "0"  # torchrun starts this command once per GPU
     quiet = args.quiet or not is_first
     data = _data(args, config, PlainConsole(stderr=True, quiet=quiet))
-    bundle = train(config, data, args.out, resume=args.resume, evaluate=not args.no_evaluate, quiet=quiet)
+    failure: NotMeasuredError | None = None
+    try:
+        bundle = train(config, data, args.out, resume=args.resume, evaluate=not args.no_evaluate, quiet=quiet)
+    except NotMeasuredError as error:
+        bundle, failure = args.out / BUNDLE, error
     if is_first:
         print_path(bundle)
+    if failure is not None:
+        show_error(failure)
+        return 1
     return 0
 
 
-def _train_seeds(args: argparse.Namespace, config: "TrainConfig", console: Console) -> int:
+def _train_seeds(args: argparse.Namespace, config: "TrainConfig", console: PlainConsole) -> int:
     from layerroute_training.errors import CheckpointError
     from layerroute_training.sweep import has_steps, run_seeds, save_steps, seed_folder, steps_folder
 
@@ -99,11 +107,11 @@ def _train_seeds(args: argparse.Namespace, config: "TrainConfig", console: Conso
     options += ["--no-evaluate"] if args.no_evaluate else []
     run_seeds(options, args.out, args.seeds, args.parallel, console)
     if not args.no_evaluate:
-        _summarise(args, console)
+        return _summarise(args, console)
     return 0
 
 
-def _summarise(args: argparse.Namespace, console: Console) -> None:
+def _summarise(args: argparse.Namespace, console: PlainConsole) -> int:
     """Print what the seeds say together, and keep it in the sweep's folder, drawn if it can be drawn."""
     from layerroute_training.evaluation.plots import check_available, plot_sweep
     from layerroute_training.evaluation.tables import show, sweep_tables
@@ -111,19 +119,22 @@ def _summarise(args: argparse.Namespace, console: Console) -> None:
 
     summary = summarise(args.out, range(args.seeds))
     sweeps = {args.out.resolve().name: summary}
-    (args.out / "summary.json").write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
     show(sweep_tables(sweeps), console)
     print_document(summary.model_dump(mode="json"))
+    parts, file = Parts(), args.out / "summary.json"
+    parts.attempt(file.name, lambda: replace_text(file, summary.model_dump_json(indent=2) + "\n"))
     try:
         check_available()
     except ImportError as error:
         console.print(f"no plots: {error}", markup=False, highlight=False)
-        return
-    for path in plot_sweep(sweeps, args.out / "plots"):
-        console.print(f"plot: {path}", markup=False, highlight=False)
+    else:
+        plots = parts.attempt("plots", lambda: plot_sweep(sweeps, args.out / "plots"))
+        for path in plots or ():
+            console.print(f"plot: {path}", markup=False, highlight=False)
+    return tell_failed(parts.failed, console)
 
 
-def _data(args: argparse.Namespace, config: "TrainConfig", console: Console) -> "StepData":
+def _data(args: argparse.Namespace, config: "TrainConfig", console: PlainConsole) -> "StepData":
     from layerroute_training.data import StepData, build_data
     from layerroute_training.progress import show_progress
     from layerroute_training.workers import available_cores

@@ -121,7 +121,6 @@ def test_the_document_has_every_key(folder):
         "batches": [],
         "batch_reason": None,
         "failed": {},
-        "interrupted": False,
         "blocks": 6,
         "context": 20,
         "device": "cpu",

@@ -165,6 +165,14 @@ def test_what_is_missing_is_named():
         evaluate(made_model(), made_steps(10), frontier=True)
 
 
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("layerroute_training.evaluation.evaluate.measure", lambda *_, **__: 1 / 0)
+    with pytest.raises(CorpusError, match="training steps"):
+        evaluate(made_model(), made_steps(10), frontier=True)
+    with pytest.raises(ConfigError, match="both kinds"):
+        evaluate(made_model(), made_steps(20, calls=False), made_steps(20), baselines=True)
+
+
 def test_the_published_formula_gains_where_nothing_changed(report):
     for found in report.published:
         assert found.unchanged > 0

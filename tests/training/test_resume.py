@@ -16,7 +16,7 @@ from layerroute.bundle import load_bundle
 from layerroute_training import run as training_run
 from layerroute_training.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from layerroute_training.data import StepData
-from layerroute_training.errors import CheckpointError
+from layerroute_training.errors import CheckpointError, NotMeasuredError
 from layerroute_training.run import train
 
 RUN = {"config": {"seed": 0}}
@@ -120,6 +120,23 @@ def test_a_bundle_that_cannot_be_written_is_not_there(folder, steps, tmp_path, m
     assert not (tmp_path / "bundle").exists()
     monkeypatch.undo()
     assert load_bundle(train(config, data, tmp_path, resume=True, evaluate=False, quiet=True))
+
+
+def test_a_bundle_that_cannot_be_measured_is_there_and_measured_later(folder, steps, tmp_path, monkeypatch):
+    config, data = tiny_runs.config(folder), StepData.load(steps)
+    whole = tiny_runs.contents(train(config, data, tmp_path / "whole", quiet=True))
+
+    def fail(*_, **__):
+        raise RuntimeError("no memory\nand a long trace")
+
+    monkeypatch.setattr(training_run, "evaluate_model", fail)
+    with pytest.raises(NotMeasuredError, match=r"saved in .*bundle.* \(RuntimeError: no memory\): .*--resume"):
+        train(config, data, tmp_path / "run", quiet=True)
+    assert load_bundle(tmp_path / "run" / "bundle").metadata.evaluation == {}
+    kept = train(config, data, tmp_path / "run", resume=True, evaluate=False, quiet=True)
+    assert load_bundle(kept).metadata.evaluation == {}
+    monkeypatch.undo()
+    assert tiny_runs.contents(train(config, data, tmp_path / "run", resume=True, quiet=True)) == whole
 
 
 # Checkpoints

@@ -87,6 +87,15 @@ def test_of_several_processes_the_first_one_speaks(folder, tmp_path, capsys, mon
     assert capsys.readouterr().out == f"{tmp_path / 'bundle-False'}\n"
 
 
+def test_a_bundle_that_cannot_be_measured_is_named_all_the_same(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("layerroute_training.run.evaluate_model", lambda *_, **__: 1 / 0)
+    assert main(command(folder, everything(tmp_path / "rows.jsonl.gz"), tmp_path / "out")) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'out' / 'bundle'}\n"
+    assert "could not be measured (ZeroDivisionError: division by zero)" in err
+    assert load_bundle(tmp_path / "out" / "bundle")
+
+
 def test_prepared_steps_train_to_the_same_bundle(folder, tmp_path, capsys):
     corpus = everything(tmp_path / "rows.jsonl.gz")
     straight = command(folder, corpus, tmp_path / "straight")

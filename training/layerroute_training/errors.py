@@ -23,5 +23,9 @@ class CheckpointError(TrainingError):
     """A checkpoint that is missing, incomplete, or of another run."""
 
 
+class NotMeasuredError(TrainingError):
+    """A bundle that was trained and saved, but whose evaluation failed."""
+
+
 class WorkerError(TrainingError):
     """A worker process that ended before its work."""

@@ -14,10 +14,11 @@ from transformers.utils import logging
 from layerroute.backbone.config import resolve_checkpoint
 from layerroute.bundle import BackboneIdentity, fingerprint, load_bundle
 from layerroute.errors import BundleError
+from layerroute.parts import reason
 from layerroute_training.checkpoints import has_checkpoints, refuse_other_run
 from layerroute_training.config import TrainConfig
 from layerroute_training.data import StepData, check_steps, portable_name
-from layerroute_training.errors import CheckpointError, CorpusError
+from layerroute_training.errors import CheckpointError, CorpusError, NotMeasuredError
 from layerroute_training.evaluation.evaluate import evaluate as evaluate_model
 from layerroute_training.export import save_routed
 from layerroute_training.objectives import make_objective
@@ -48,7 +49,8 @@ def train(
         config: of the run.
         data: its steps.
         out: folder of the run.
-        resume: go on from the newest checkpoint in `out`; a finished run is left as it is.
+        resume: go on from the newest checkpoint in `out`; a finished run is left as it is, unless its bundle was to be
+            measured and could not be.
         evaluate: whether to measure the bundle on the dev steps, if there are any.
         quiet: show no progress.
 
@@ -59,6 +61,7 @@ def train(
         CheckpointError: `out` holds another run, or one to be resumed, or cannot be written to.
         CorpusError: no steps, or steps that fit neither the model, nor the mixture, nor the objective.
         BackboneError: no checkpoint of the Qwen2 family under the model's name.
+        NotMeasuredError: the bundle is saved, and could not be measured.
     """
     if quiet:
         logging.disable_progress_bar()  # transformers' own, while weights are read
@@ -68,7 +71,8 @@ def train(
     check_steps(data, config, folder)
     bundle = out / BUNDLE
     run = _identity(config, data)
-    if _is_finished(bundle, out, run, resume):
+    dev = data.dev if evaluate else None
+    if _is_finished(bundle, out, run, resume, dev is not None):
         return bundle
     model = RoutedModel.from_config(config, folder)
     steps = data.train
@@ -80,7 +84,6 @@ def train(
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()  # the first process measures and writes, the others are done
     if is_first:
-        dev = data.dev if evaluate else None
         _write_bundle(bundle, model, config, folder, _training_notes(trainer, data, run), dev)
     return bundle
 
@@ -90,12 +93,24 @@ def _write_bundle(
 ) -> None:
     name = portable_name(config.model)
     title = f"{config.objective.name}, seed {config.seed}"  # not the folder: equal runs give equal bundles
-    evaluation = {} if dev is None else evaluate_model(model, dev, bundle=title, backbone=name).model_dump(mode="json")
+    evaluation: dict[str, Any] = {}
+    failure = None
+    try:
+        if dev is not None:
+            evaluation = evaluate_model(model, dev, bundle=title, backbone=name).model_dump(mode="json")
+    except Exception as error:  # what was trained is kept, whatever becomes of measuring it
+        failure = error
     identity = BackboneIdentity(name=name, fingerprint=fingerprint(folder))
     try:
-        save_routed(model, bundle, backbone=identity, training=notes, evaluation=evaluation)
+        # A bundle that is there is of this very run, and was not measured.
+        save_routed(model, bundle, backbone=identity, training=notes, evaluation=evaluation, overwrite=True)
     except BundleError as error:
         raise CheckpointError(f"{error}, and go on with --resume") from error
+    if failure is not None:
+        raise NotMeasuredError(
+            f"the bundle is saved in {bundle}, but could not be measured ({reason(failure)}): mend that and go on with "
+            "--resume, or measure it with `layerroute evaluate`"
+        ) from failure
 
 
 def _identity(config: TrainConfig, data: StepData) -> dict[str, Any]:
@@ -110,13 +125,14 @@ def _identity(config: TrainConfig, data: StepData) -> dict[str, Any]:
     }
 
 
-def _is_finished(bundle: Path, out: Path, run: Mapping[str, Any], resume: bool) -> bool:
+def _is_finished(bundle: Path, out: Path, run: Mapping[str, Any], resume: bool, measures: bool) -> bool:
     if not resume and (bundle.exists() or has_checkpoints(out / CHECKPOINTS)):
         raise CheckpointError(f"{out} holds a run already: pass --resume to go on with it, or choose another folder")
     if not bundle.exists():
         return False
-    refuse_other_run(bundle, load_bundle(bundle).metadata.training["run"], run)
-    return True
+    metadata = load_bundle(bundle).metadata
+    refuse_other_run(bundle, metadata.training["run"], run)
+    return bool(metadata.evaluation) or not measures or not has_checkpoints(out / CHECKPOINTS)
 
 
 def _training_notes(trainer: LayerRouteTrainer, data: StepData, run: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from layerroute.bundle import RoutingMetadata, load_bundle
 from layerroute.engine.config import EngineConfig
 from layerroute.engine.loading import resolve_device
 from layerroute.errors import BackboneNotFoundError
+from layerroute.parts import Parts
 from layerroute.report import Scope
 from layerroute_training.config import TrainConfig
 from layerroute_training.data import StepData, check_steps
@@ -21,7 +22,7 @@ from layerroute_training.evaluation.baselines import STATIC_BUNDLE, StaticBundle
 from layerroute_training.evaluation.equal_skip import choose
 from layerroute_training.evaluation.evaluate import LIMIT, evaluate
 from layerroute_training.evaluation.free_running import FULL, free_running, programs_of
-from layerroute_training.evaluation.report import EvaluationReport
+from layerroute_training.evaluation.report import EvaluationReport, FreeRunning
 from layerroute_training.evaluation.statistics import BoolArray
 from layerroute_training.export import load_routed
 from layerroute_training.rows import Split
@@ -92,7 +93,7 @@ def find(bundle: str, backbone: str | None = None) -> Subject:
 def evaluate_bundle(
     subject: Subject, data: StepData, options: Options, status: Callable[[str], None] = lambda text: None
 ) -> EvaluationReport:
-    """Measure a bundle.
+    """Measure a bundle; of what is measured besides, parts that fail are named in the report.
 
     Args:
         subject: of `find`.
@@ -121,6 +122,7 @@ def evaluate_bundle(
     status("measuring: answers as they stand in the data")
     limit = LIMIT if options.limit is None else options.limit
     programs: dict[str, BoolArray] = {}
+    parts = Parts()
     report = evaluate(
         model,
         steps,
@@ -131,6 +133,7 @@ def evaluate_bundle(
         limit=limit,
         static=static,
         programs=programs,
+        parts=parts,
         bundle=subject.name,
         backbone=subject.metadata.backbone.name,
         split=options.split,
@@ -139,15 +142,20 @@ def evaluate_bundle(
         return report
     del model, static  # the engine loads its own
     measured = steps.select(choose(steps, limit, report.conditions.seed))
-    found = free_running(
-        EngineConfig(model=str(subject.backbone_folder), device="cpu" if options.processes > 1 else options.device),
-        conditions(subject.folder, subject.metadata.scope, programs, options.static),
-        measured,
-        limit=options.free_running,
-        processes=options.processes,
-        progress=lambda done, of: status(f"answering freely: {done} of {of} steps"),
-    )
-    return report.model_copy(update={"free_running": found})
+    baselines = {name: programs[name] for name in programs if report.baselines}
+
+    def answer() -> FreeRunning:
+        return free_running(
+            EngineConfig(model=str(subject.backbone_folder), device="cpu" if options.processes > 1 else options.device),
+            conditions(subject.folder, subject.metadata.scope, baselines, options.static),
+            measured,
+            limit=options.free_running,
+            processes=options.processes,
+            progress=lambda done, of: status(f"answering freely: {done} of {of} steps"),
+        )
+
+    found = parts.attempt("free-running answers", answer)
+    return report.model_copy(update={"free_running": found, "failed": dict(parts.failed)})
 
 
 def conditions(

@@ -1,15 +1,18 @@
 """Evaluation of a routed model on steps: everything but what it writes freely (`free_running` has that)."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from layerroute import __version__
+from layerroute.parts import Parts
 from layerroute.report import StepKind
 from layerroute_training.errors import CorpusError
 from layerroute_training.evaluation.artefact import published_report
 from layerroute_training.evaluation.baselines import Arena, StaticBundle, compare_baselines
-from layerroute_training.evaluation.equal_skip import Order, choose
+from layerroute_training.evaluation.equal_skip import Order, choose, kind_weights
 from layerroute_training.evaluation.frontier import TARGETS, skip_frontier
 from layerroute_training.evaluation.importance import removal_order
 from layerroute_training.evaluation.kinds import Passes, group_report
@@ -49,11 +52,14 @@ def evaluate(
     targets: Sequence[float] = TARGETS,
     static: StaticBundle | None = None,
     programs: dict[str, BoolArray] | None = None,
+    parts: Parts | None = None,
     bundle: str = "",
     backbone: str = "",
     split: str = "dev",
 ) -> EvaluationReport:
     """Measure a model, on the device that it is on.
+
+    What is measured besides stands alone: a part that fails, or that Ctrl-C ends, is named in the report.
 
     Args:
         model: a trained model. dev: steps to measure. train: steps that baselines and frontier are fitted on.
@@ -64,6 +70,7 @@ def evaluate(
         greedy_depth: rounds of the greedy static set. targets: of the frontier, skips of tool calls.
         static: a model trained for one static program, as one more baseline.
         programs: takes the programs of every baseline (see `compare_baselines`).
+        parts: takes what is measured besides as its parts.
         bundle, backbone, split: names for the report.
 
     Raises:
@@ -73,6 +80,9 @@ def evaluate(
     if not len(dev):
         raise CorpusError("there are no steps to evaluate: give data with assistant turns")
     steps = dev.select(choose(dev, limit, seed))
+    if baselines or frontier:
+        _check_comparable(steps, train)
+    parts = parts or Parts()
     full_1L = np.ones((1, len(model.gates_bias_L)), dtype=np.bool_)
     passes = Passes(
         steps,
@@ -82,6 +92,14 @@ def evaluate(
         shape_of(model),
         model.routers.scope,
     )
+    groups = {
+        **{
+            name: group_report(passes.select(steps.group == index), seed)
+            for index, name in enumerate(steps.groups)
+            if (steps.group == index).any()
+        },
+        ALL: group_report(passes, seed),
+    }
     report = EvaluationReport(
         conditions=Conditions(
             bundle=bundle,
@@ -96,30 +114,29 @@ def evaluate(
             dtype=str(model.backbone.dtype).removeprefix("torch."),
             package_version=__version__,
         ),
-        groups={
-            **{
-                name: group_report(passes.select(steps.group == index), seed)
-                for index, name in enumerate(steps.groups)
-                if (steps.group == index).any()
-            },
-            ALL: group_report(passes, seed),
-        },
-        published=published_report(model, passes) if published else (),
+        groups=groups,
     )
-    if not (baselines or frontier):
-        return report
+    found: dict[str, Any] = {}
+    if published:
+        found["published"] = parts.attempt("published perplexities", lambda: published_report(model, passes))
+    if (baselines or frontier) and train is not None:
+        fit = train.select(choose(train, sample, seed))
+        arena = Arena(model, steps, passes.routed, passes.full, ClusterBootstrap(steps.conversation, seed=seed), seed)
+        greedy: Order | None = parts.attempt("order of removal", lambda: removal_order(model, fit, greedy_depth))
+        if greedy is not None and baselines:
+            compare = partial(compare_baselines, arena, fit, greedy, static, programs)
+            found["baselines"] = parts.attempt("baselines", compare)
+        if greedy is not None and frontier:
+            found["frontier"] = parts.attempt("frontier", partial(skip_frontier, arena, fit, greedy, targets))
+    measured = {name: value for name, value in found.items() if value is not None}
+    return report.model_copy(update={**measured, "failed": dict(parts.failed)})
+
+
+def _check_comparable(steps: StepSet, train: StepSet | None) -> None:
+    """Refuse, before minutes of work, what baselines and the frontier cannot be measured on."""
     if train is None or not len(train):
         raise CorpusError("baselines and the frontier are fitted on training steps: give some, or leave both out")
-    fit = train.select(choose(train, sample, seed))
-    bootstrap = ClusterBootstrap(steps.conversation, seed=seed)
-    arena = Arena(model, steps, passes.routed, passes.full, bootstrap, seed)
-    greedy: Order = removal_order(model, fit, greedy_depth)
-    return report.model_copy(
-        update={
-            "baselines": compare_baselines(arena, fit, greedy, static, programs) if baselines else (),
-            "frontier": skip_frontier(arena, fit, greedy, targets) if frontier else (),
-        }
-    )
+    kind_weights(steps)
 
 
 def seeds_summary(reports: Mapping[int, EvaluationReport]) -> SeedsSummary:

@@ -8,7 +8,7 @@ exponential of such a loss and nothing else. Intervals are 95 % bootstrap interv
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from layerroute.report import Scope, StepKind
 
@@ -285,7 +285,10 @@ class Conditions(_Frozen):
 class EvaluationReport(_Frozen):
     """A whole evaluation. `groups` has one entry per group and `ALL`, in that order.
 
-    `baselines` begins with the routed model itself; it is empty, like `frontier`, if it was not asked for.
+    `baselines` begins with the routed model itself; it is empty, like `frontier`, if it was not asked for or failed.
+
+    Attributes:
+        failed: parts that were asked for and could not be measured, and why.
     """
 
     conditions: Conditions
@@ -294,6 +297,7 @@ class EvaluationReport(_Frozen):
     frontier: tuple[FrontierPoint, ...] = ()
     published: tuple[PublishedPerplexity, ...] = ()
     free_running: FreeRunning | None = None
+    failed: Mapping[str, str] = Field(default_factory=dict)
 
     @property
     def all(self) -> GroupReport:
