@@ -196,9 +196,9 @@ def check_fits(bundle: Bundle, backbone_fingerprint: str, shape: BackboneShape) 
     found = (shape.num_blocks, shape.hidden_size)
     if sizes != found or made_for.fingerprint != backbone_fingerprint:
         raise BundleError(
-            f"bundle {bundle.path} was trained for {made_for.name} ({sizes[0]} blocks of width {sizes[1]}, fingerprint "
-            f"{made_for.fingerprint[:12]}), but the model has {found[0]} blocks of width {found[1]} and fingerprint "
-            f"{backbone_fingerprint[:12]}: use the bundle trained for this model, or adapter 'none'"
+            f"bundle {bundle.path} was trained for {shown(made_for.name)} ({sizes[0]} blocks of width {sizes[1]}, "
+            f"fingerprint {made_for.fingerprint[:12]!a}), but the model has {found[0]} blocks of width {found[1]} "
+            f"and fingerprint {backbone_fingerprint[:12]!a}: use the bundle trained for this model, or adapter 'none'"
         )
     features = _linear_features(shape)
     for name, module in bundle.lora.items():

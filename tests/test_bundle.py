@@ -282,11 +282,18 @@ def test_a_bundle_fits_its_own_backbone_only(tmp_path):
     identity = BackboneIdentity(name="tiny", fingerprint=fingerprint(tmp_path / "own"))
     bundle = save_tiny(tmp_path / "bundle", backbone=identity)
     check_fits(bundle, fingerprint(tmp_path / "own"), SHAPE)
-    with pytest.raises(BundleError, match=r"was trained for tiny.*adapter 'none'"):
+    with pytest.raises(BundleError, match=r"was trained for 'tiny'.*adapter 'none'"):
         check_fits(bundle, fingerprint(tmp_path / "other"), SHAPE)
     deeper = BackboneShape(64, HIDDEN, 48, NUM_BLOCKS + 1, 4, 2, 8, bytes_per_weight=4)
     with pytest.raises(BundleError, match=r"3 blocks .* has 4 blocks"):
         check_fits(bundle, identity.fingerprint, deeper)
+    with pytest.raises(BundleError, match=r"fingerprint 'a\\nb'") as caught:
+        check_fits(
+            load_bundle(save_tiny(tmp_path / "odd", backbone=BackboneIdentity(name="a\nb", fingerprint="a\nb"))),
+            "c",
+            SHAPE,
+        )
+    assert "\n" not in str(caught.value)
     fewer_kv_heads = BackboneShape(64, HIDDEN, 48, NUM_BLOCKS, 4, 1, 8, bytes_per_weight=4)
     with pytest.raises(BundleError, match="k_proj maps 32 to 8"):
         check_fits(bundle, identity.fingerprint, fewer_kv_heads)
