@@ -23,6 +23,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from layerroute.commands.parser import refuse_unencodable
 from layerroute.commands.shared import make_chat_model, print_document, telling
 from layerroute.console import PlainConsole
 from layerroute.errors import RequestError
+from layerroute.parts import Parts
 from layerroute.process import run_alone
 
 REQUESTS = Path(__file__).with_name("requests.jsonl")
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = make_chat_model(model=options.model, router=options.router)
     console = PlainConsole(stderr=True)
     requests = read_requests(options.file)
-    outcomes = [ask(model, request) for request in track(requests, "asking", console=console, transient=True)]
+    outcomes, interrupted = _ask_all(model, requests, console)
     share = sum(outcome.right for outcome in outcomes) / max(1, len(outcomes))
     if options.json:
         rows = [{**asdict(outcome), "right": outcome.right} for outcome in outcomes]
@@ -135,7 +137,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         PlainConsole().print(_misses(outcomes))
         print(f"{sum(outcome.right for outcome in outcomes)} of {len(outcomes)} right ({share:.1%})")
+    if interrupted:
+        console.print(f"interrupted: {len(outcomes)} of {len(requests)} requests were asked")
+        return 130
     return 0 if share >= options.at_least else 1
+
+
+def _ask_all(model: BaseChatModel, requests: Sequence[Request], console: PlainConsole) -> tuple[list[Outcome], bool]:
+    """The outcome of every request, and whether the user ended the check before the last.
+
+    What goes wrong with the first request goes wrong with all of them and is raised; after that it is this request's.
+    """
+    outcomes: list[Outcome] = []
+    parts = Parts()
+    for request in track(requests, "asking", console=console, transient=True):
+        outcome = parts.attempt(request.id, partial(ask, model, request)) if outcomes else ask(model, request)
+        if parts.interrupted:
+            break
+        outcomes.append(outcome or Outcome(request, [], "", parts.failed[request.id]))
+    return outcomes, parts.interrupted
 
 
 def _misses(outcomes: Sequence[Outcome]) -> Table:

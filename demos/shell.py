@@ -45,15 +45,17 @@ def present(options: argparse.Namespace, carry_out: Callable[[str, RunView], Dem
     console = PlainConsole(stderr=True, quiet=options.json)
     view = RunView(console)
     runs: list[DemoRun] = []
-    for task in options.task:
-        view.heading(task)
-        with view.loading("working" if runs else "loading the model"):
-            runs.append(carry_out(task, view))
-        if not options.json:
-            print_answer(runs[-1].answer)
-            console.print()
-    if options.json:
-        documents = [run.document() for run in runs]
-        print_document(documents[0] if len(documents) == 1 else {"tasks": documents})
-    view.summary(RunSums(step for run in runs for step in run.steps))
+    try:
+        for task in options.task:
+            view.heading(task)
+            with view.loading("working" if runs else "loading the model"):
+                runs.append(carry_out(task, view))
+            if not options.json:
+                print_answer(runs[-1].answer)
+                console.print()
+    finally:  # tasks that are done are shown, whatever became of the next one
+        if options.json and runs:
+            documents = [run.document() for run in runs]
+            print_document(documents[0] if len(options.task) == 1 else {"tasks": documents})
+        view.summary(RunSums(step for run in runs for step in run.steps))
     return 1 if any(run.error for run in runs) else 0

@@ -5,6 +5,7 @@ Without --task and --interactive it carries out a script of several tasks.
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from layerroute.commands.shared import (
@@ -46,27 +47,33 @@ def run(args: argparse.Namespace) -> int:
         from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, FrontDesk
 
         desk = FrontDesk(chat_model(args))
-    runs = []
-    with desk:
-        for task in tasks or DEFAULT_TASKS:
-            try:
-                runs.append(_carry_out(desk, task, recorder, args.interactive))
-            except Exception as error:
-                if not (args.interactive and show_error(error)):  # a conversation goes on after a failed task
-                    raise
-                if is_full(error):
-                    desk.forget()
-                    recorder.view.remark(FORGOTTEN)
-                continue
-            if not args.json:
-                print_answer(runs[-1].answer)
-                recorder.console.print()
-            recorder.check()
-    if args.json:
-        documents = [run.document() for run in runs]
-        print_document(documents[0] if args.task and len(documents) == 1 else {"tasks": documents})
-    recorder.view.summary(RunSums(recorder.steps))
+    runs: list[DemoRun] = []
+    try:
+        with desk:
+            for run in _runs(desk, tasks or DEFAULT_TASKS, recorder, args.interactive):
+                runs.append(run)
+                if not args.json:
+                    print_answer(run.answer)
+                    recorder.console.print()
+                recorder.check()
+    finally:  # tasks that are done are shown, whatever became of the next one
+        if args.json and runs:
+            documents = [run.document() for run in runs]
+            print_document(documents[0] if args.task and len(args.task) == 1 else {"tasks": documents})
+        recorder.view.summary(RunSums(recorder.steps))
     return 1 if any(run.error for run in runs) else 0
+
+
+def _runs(desk: "FrontDesk", tasks: Iterable[str], recorder: Recorder, is_interactive: bool) -> "Iterator[DemoRun]":
+    for task in tasks:
+        try:
+            yield _carry_out(desk, task, recorder, is_interactive)
+        except Exception as error:
+            if not (is_interactive and show_error(error)):  # a conversation goes on after a failed task
+                raise
+            if is_full(error):
+                desk.forget()
+                recorder.view.remark(FORGOTTEN)
 
 
 def _carry_out(desk: "FrontDesk", task: str, recorder: Recorder, is_interactive: bool) -> "DemoRun":

@@ -3,13 +3,14 @@
 import io
 import json
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from langchain_layerroute.front_desk.agent import DEFAULT_TASKS
 from layerroute import ledger
 from layerroute.cli import main
-from layerroute.errors import ContextWindowError, DeviceError
+from layerroute.errors import ContextWindowError, DeviceError, RouterError
 from layerroute.report import StepReport
 
 
@@ -32,6 +33,31 @@ def test_several_tasks_print_one_document(desk, capsys, arguments, tasks):
     documents = json.loads(capsys.readouterr().out)["tasks"]
     assert [document["answer"] for document in documents] == [f"answer to {task}" for task in tasks]
     assert desk.made[0].tasks == [(task, False) for task in tasks]
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [(RouterError("no gates"), nullcontext()), (ZeroDivisionError(), pytest.raises(ZeroDivisionError))],
+)
+def test_tasks_that_are_done_are_shown_when_the_next_fails(desk, capsys, monkeypatch, error, ends):
+    carry_out = desk.run
+
+    def run(self, task, *arguments, **options):
+        if task == "b":
+            raise error
+        return carry_out(self, task, *arguments, **options)
+
+    monkeypatch.setattr(desk, "run", run)
+    for tasks, shown in ((["a", "b", "c"], True), (["b"], False)):
+        with ends:
+            assert main(["demo", *(word for task in tasks for word in ("--task", task)), "--json"]) == 2
+        out = capsys.readouterr().out
+        assert ([one["answer"] for one in json.loads(out)["tasks"]] == ["answer to a"]) if shown else out == ""
+    with ends:
+        main(["demo", "--task", "a", "--task", "b"])
+    out, err = capsys.readouterr()
+    assert out == "answer to a\n"
+    assert "steps kind" in " ".join(err.split())
 
 
 def test_answers_go_to_stdout_and_the_rest_to_stderr(desk, capsys):

@@ -13,7 +13,7 @@ from scripted_chat import ScriptedChat, call
 from langchain_layerroute.front_desk import FRONT_DESK_PROMPT, tool_schemas
 from langchain_layerroute.front_desk.agent import DEFAULT_TASKS, FrontDesk
 from langchain_layerroute.front_desk.runner import MAX_STEPS
-from layerroute.errors import RequestError
+from layerroute.errors import RequestError, RouterError
 from layerroute.report import StepKind
 
 DEMOS = Path(__file__).parents[2] / "demos"
@@ -180,6 +180,18 @@ def test_several_tasks_of_a_demo_print_one_document(demo, capsys):
     arguments = ["--task", "a", "--task", "b", "--json"]
     assert demo("front_desk").main(arguments, ScriptedChat(script=["one", "two"])) == 0
     assert [document["answer"] for document in json.loads(capsys.readouterr().out)["tasks"]] == ["one", "two"]
+
+
+def test_tasks_of_a_demo_that_are_done_are_shown_when_the_next_fails(demo, capsys):
+    class Broken(ScriptedChat):
+        def _generate(self, messages, *arguments, **options):
+            if messages[-1].content == "b":
+                raise RouterError("no gates")
+            return super()._generate(messages, *arguments, **options)
+
+    arguments = ["--task", "a", "--task", "b", "--json"]
+    assert demo("front_desk").main(arguments, Broken(script=["one"])) == 2
+    assert [document["answer"] for document in json.loads(capsys.readouterr().out)["tasks"]] == ["one"]
 
 
 def test_the_questions_to_the_analyst_are_one_conversation(demo, capsys):

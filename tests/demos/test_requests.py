@@ -65,6 +65,28 @@ def test_expected_calls_validate_and_cover_every_tool(check, path):
             jsonschema.validate(call["arguments"], SCHEMAS[call["name"]])
 
 
+@pytest.mark.parametrize(("error", "code", "asked"), [(RuntimeError("broken"), 0, 5), (KeyboardInterrupt(), 130, 2)])
+def test_a_request_that_fails_is_one_wrong_request(check, capsys, monkeypatch, tmp_path, error, code, asked):
+    def ask(model, request):
+        if request.id == "2":
+            raise error
+        return check.Outcome(request, [], "")
+
+    monkeypatch.setattr(check, "ask", ask)
+    lines = [json.dumps({"id": str(number), "task": "Hello", "expected": []}) for number in range(5)]
+    (tmp_path / "requests.jsonl").write_text("\n".join(lines))
+    assert check.main(["--file", str(tmp_path / "requests.jsonl"), "--at-least", "0.8", "--json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert document["requests"] == asked
+    assert [one["error"] for one in document["outcomes"]] == [None, None, "RuntimeError: broken", None, None][:asked]
+
+
+def test_a_model_that_cannot_answer_at_all_ends_the_check(check, monkeypatch):
+    monkeypatch.setattr(check, "ask", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        check.main([])
+
+
 def test_no_development_request_is_held_out(check):
     held_out, development = ({request.task for request in check.read_requests(path)} for path in FILES)
     assert not held_out & development
