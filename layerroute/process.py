@@ -146,7 +146,9 @@ class _Signals:
         self._ours: list[int] = []
 
     def __enter__(self) -> None:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        # What torchrun started it ends itself, also where processes wait for each other inside torch.
+        names = ("SIGINT",) if "TORCHELASTIC_RUN_ID" in os.environ else ("SIGINT", "SIGTERM", "SIGHUP")
+        for name in names:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 self._ours.append(number)

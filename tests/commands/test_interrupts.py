@@ -105,6 +105,13 @@ def test_a_signal_that_is_ignored_stays_ignored(name):
     assert "torch" in out
 
 
+def test_torchrun_ends_its_workers_wherever_they_wait():
+    more = {"TORCHELASTIC_RUN_ID": "1", "DURING_IMPORT": f"{SEND}send('SIGTERM'); time.sleep(60)"}
+    with start("version", env=more) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (-signal.SIGTERM, b"")
+
+
 def test_a_forked_child_is_ended_by_signals_as_any_process_is():
     during_import = (
         "child = os.fork()\n"

@@ -255,6 +255,24 @@ def test_a_demo_refuses_an_option_in_words(demo, name, capsys):
     assert line.startswith("layerroute: router must be ")
 
 
+@pytest.mark.parametrize("name", ["front_desk", "analyst", "planner", "check_requests"])
+@pytest.mark.parametrize("option", ["--model", "--router"])
+def test_a_demo_refuses_an_option_that_is_no_text(demo, name, option, capsys):
+    assert demo(name).main([option, "\udcff"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"layerroute: {option} holds ")
+
+
+@pytest.mark.parametrize("content", [None, b"no json", b"[]", b'{"id": "x"}', b"\xff"])
+def test_a_request_file_that_is_none_is_told(demo, tmp_path, content, capsys):
+    path = tmp_path / "requests.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    assert demo("check_requests").main(["--file", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"layerroute: cannot read the requests in {path} (")
+
+
 def test_analyst_reads_the_bookshop(demo, capsys):
     query = call("run_query", sql="SELECT COUNT(*) AS books FROM books WHERE stock = 0")
     script = [[call("list_tables")], [call("describe_table", table="books")], [query], "Two books are out of stock."]

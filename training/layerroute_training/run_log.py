@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerroute.files import replace_text
+from layerroute.files import replace_bytes
 
 METRICS = "metrics.jsonl"
 
@@ -26,11 +26,14 @@ class RunLog:
     """Appends one record per line; a record holds the number of updates done and what was measured then."""
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
-        """Log into `folder`. Records after update `resumed_at` are dropped: those updates are done again."""
+        """Log into `folder`. Records after update `resumed_at` are dropped, for those updates are done again.
+
+        So are lines that are no records: a crash or a full disk cut them short.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
-        kept = [line for line in self._lines() if json.loads(line)["update"] <= resumed_at]
-        replace_text(self._path, "".join(kept))
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        replace_bytes(self._path, b"".join(line for line in lines if _update_of(line) <= resumed_at))
         self._board: Any = None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -51,12 +54,13 @@ class RunLog:
         if self._board is not None:
             self._board.close()
 
-    def _lines(self) -> list[str]:
-        """Whole lines of an earlier part of the run; a line that a crash cut short is not one."""
-        if not self._path.exists():
-            return []
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [line for line in lines if line.endswith("\n")]
+
+def _update_of(line: bytes) -> float:
+    """The update that a line is about; infinity if it is no whole record."""
+    try:
+        return int(json.loads(line)["update"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, TypeError, LookupError):
+        return math.inf
 
 
 class Meter:
