@@ -192,6 +192,55 @@ def test_full_text_operators_are_plain_words(desk, query):
     assert [note["text"] for note in notes] == ["The printer on floor 2 needs new toner."]
 
 
+WORDS = st.lists(st.sampled_from(["toner", "Toner", "toners", "lamp", "desk", "desk_lamp", "the", "_"]), max_size=6)
+
+
+@settings(max_examples=25)
+@given(st.lists(WORDS.filter(bool), max_size=8), WORDS.filter(bool))
+def test_notes_are_ranked_as_full_text_search_ranks_them(notes, words):
+    desk = Desk(None)
+    for note in notes:
+        desk.add_note(text=" ".join(note))
+    found = [note["note_id"] for note in desk.search_notes(query=" ".join(words))["notes"]]
+    quoted = [f'"{word}"' for word in words]
+    for expression in (" AND ".join(quoted), " OR ".join(quoted)):
+        rows = desk.owner.database._rows("SELECT rowid, rank FROM notes WHERE notes MATCH ? ORDER BY rank", expression)
+        if rows:
+            break
+    desk.owner.close()
+    ranks = {row["rowid"]: row["rank"] for row in rows}
+    assert [ranks[number] for number in found] == pytest.approx([row["rank"] for row in rows][:5], rel=1e-9)
+
+
+def test_one_word_many_times_is_one_word_to_look_up(desk):
+    number = desk.add_note(text="printer " * 20_000)["note_id"]
+    notes = desk.search_notes(query="printer " * 20_000)["notes"]
+    assert [note["note_id"] for note in notes] == [number, 1]
+
+
+def test_names_of_many_accents_are_compared_in_one_pass(desk):
+    accents = "\u0301\u0327" * 100_000  # sorting them into canonical order takes the square of their number
+    assert desk.list_orders(customer=f"Mara{accents} Lindt") == desk.list_orders(customer="Mara Lindt")
+    assert "error" in desk.get_weather(city=f"Q{accents}", day="today")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("find_order", {"order_id": "A" * 10_000}),
+        ("list_orders", {"customer": "x" * 10_000}),
+        ("get_weather", {"city": "x" * 10_000, "day": "today"}),
+        ("convert_units", {"value": 1, "from_unit": "x" * 10_000, "to_unit": "m"}),
+        ("convert_currency", {"amount": 1, "from_currency": "x" * 10_000, "to_currency": "EUR"}),
+        ("list_events", {"date": "1" * 10_000}),
+        ("calculator", {"expression": "9" * 10_000}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_errors_repeat_no_long_argument(desk, tool, arguments):
+    assert len(desk.tools[tool].invoke(arguments)) < 400
+
+
 @pytest.mark.parametrize("query", ["", "  ", '"', "*", "()", "--"])
 def test_queries_without_words(desk, query):
     assert desk.search_notes(query=query) == {"error": "the query has no words"}

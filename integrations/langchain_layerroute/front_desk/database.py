@@ -4,6 +4,7 @@ import re
 import sqlite3
 import tempfile
 import threading
+from collections import Counter
 from datetime import date as Date
 from pathlib import Path
 from typing import Any, Literal
@@ -93,12 +94,21 @@ class DeskDatabase:
 
     def search_notes(self, query: str) -> Reply:
         """Return the notes that hold all words of the query, or else any of them, best first."""
-        # Quoted words are plain words to FTS5, whatever operators the query spells.
-        words = [f'"{word}"' for word in re.findall(r"\w+", query)]
+        words = Counter(re.findall(r"\w+", query))
         if not words:
             raise DeskError("the query has no words")
-        find = f"SELECT rowid AS note_id, text FROM notes WHERE notes MATCH ? ORDER BY rank, rowid LIMIT {MAX_FOUND}"
-        return {"notes": self._rows(find, " AND ".join(words)) or self._rows(find, " OR ".join(words))}
+        # The rank of a note is a sum over words. FTS5 takes the cube of equal ones for it, so each is looked up once.
+        ranks: dict[int, float] = {}
+        held: Counter[int] = Counter()
+        for word, times in words.items():
+            # A quoted word is a plain word to FTS5, whatever operators the query spells.
+            for note in self._rows("SELECT rowid, rank FROM notes WHERE notes MATCH ?", f'"{word}"'):
+                ranks[note["rowid"]] = ranks.get(note["rowid"], 0.0) + times * note["rank"]
+                held[note["rowid"]] += 1
+        whole = [note for note in ranks if held[note] == len(words)]
+        best = sorted(whole or ranks, key=lambda note: (ranks[note], note))[:MAX_FOUND]
+        find = "SELECT rowid AS note_id, text FROM notes WHERE rowid = ?"
+        return {"notes": [self._rows(find, note)[0] for note in best]}
 
     # Calendar.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from langchain_core.tools import BaseTool, StructuredTool
 
+MAX_ERROR_CHARACTERS = 300
+
 Reply = dict[str, Any]
 
 
@@ -29,8 +31,8 @@ def make_tool(function: Callable[..., Reply], description: str) -> BaseTool:
     def answer(*args: Any, **kwargs: Any) -> str:
         try:
             return to_json(function(*args, **kwargs))
-        except DeskError as error:
-            return to_json({"error": str(error)})
+        except DeskError as error:  # it may repeat an argument of any length
+            return to_json({"error": str(error)[:MAX_ERROR_CHARACTERS]})
         except UnicodeEncodeError:
             return to_json({"error": "the text holds characters that are not valid Unicode"})
         except sqlite3.Error as error:

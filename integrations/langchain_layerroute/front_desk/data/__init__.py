@@ -14,5 +14,7 @@ def load(name: str) -> dict[str, Any]:
 
 def fold(text: str) -> str:
     """Spell a name for comparison: no case, no accents, single spaces."""
-    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    # Letter by letter: a whole text is put into canonical order as well, which takes the square of many accents.
+    parts = "".join(unicodedata.normalize("NFKD", letter) for letter in text)
+    plain = "".join(letter for letter in parts if not unicodedata.combining(letter))
     return " ".join(plain.casefold().split())
