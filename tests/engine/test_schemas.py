@@ -124,6 +124,7 @@ ORDINARY: dict[str, tuple[Any, Any, Any]] = {
         {"ab": "x"},
         {"b": "x"},
     ),
+    "very many patterns": (obj(patternProperties={f"^a{n}$": TEXT for n in range(900)}), {"a1": "x"}, {"a1": 1}),
     "a tuple of draft 7": (array(items=[TEXT, integer()], additionalItems=False), ["a", 1], ["a", 1, 2]),
     "exclusive bounds of draft 4": (integer(minimum=3, exclusiveMinimum=True), 4, 3),
     "a linked list": (

@@ -17,6 +17,7 @@ _STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": 
 _MOST_ITEMS = 1000
 _MOST_CHARACTERS = 10**6
 _MOST_NAMES = 200
+_MOST_PATTERNS = 40  # llguidance compares each with each
 _EXACT = 2**53  # llguidance reads numbers as floats
 _LONGEST_INTEGER = 2**63 - 1
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -141,13 +142,14 @@ def _counted(held: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
     """An object with bounds on its number of properties and patterns of their names, where llguidance follows these."""
     if not counts and "patternProperties" not in held:
         return held
+    few = len(held.get("patternProperties", ())) <= _MOST_PATTERNS
     stub: dict[str, Any] = {"type": "object", **{key: held[key] for key in ("required",) if key in held}}
     for key in ("properties", "patternProperties"):
         stub[key] = dict.fromkeys(held.get(key, ()), True)
     stub["additionalProperties"] = held.get("additionalProperties", True) is not False
-    if is_held({**stub, **counts}):
+    if few and is_held({**stub, **counts}):
         return {**held, **counts}
-    if is_held(stub) or "patternProperties" not in held:
+    if (few and is_held(stub)) or "patternProperties" not in held:
         return held
     patterns = held.pop("patternProperties")
     if held.get("additionalProperties", True) is not True:
