@@ -333,7 +333,11 @@ class LayerRouteChatModel(EngineOptions, CallOptions, BaseChatModel):
         tool_choice: ToolChoice = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools to the model. Every call it makes names one of them and validates against its schema.
+        """Offer tools to the model. Every call it makes names one of them and fits its schema.
+
+        What a grammar cannot hold of a schema (unique items, `not`, look-around, ...) is checked on the finished call:
+        one that does not fit is among the message's `invalid_tool_calls`, with the reason. A call that was made already
+        is not made again in the same answer.
 
         Args:
             tools: functions, LangChain tools, pydantic classes, TypedDicts, or dicts in OpenAI, Anthropic or JSON
@@ -344,6 +348,7 @@ class LayerRouteChatModel(EngineOptions, CallOptions, BaseChatModel):
                 nothing: calls are always held to their schema.
 
         Raises:
+            InvalidSchemaError: a tool whose schema is broken; the message names the tool and the field.
             InvalidRequestError: a tool, choice or option that cannot be honoured.
         """
         shown = to_openai_tools(tools)
