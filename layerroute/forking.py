@@ -15,9 +15,13 @@ class ForkSafeLock:
     """A re-entrant lock that a forked child finds open, whoever held it in the parent.
 
     It guards caches and queues whose parts are replaced whole, so that what the child finds can be used as it is.
+
+    Args:
+        in_child: called in the child, to give up what it must not share.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, in_child: Callable[[], None] | None = None) -> None:
+        self._in_child = in_child
         self._lock = threading.RLock()
         _locks.add(self)
 
@@ -30,7 +34,12 @@ class ForkSafeLock:
         self._lock.release()
 
     def _renew(self) -> None:
-        self._lock = threading.RLock()
+        if self._lock.acquire(blocking=False):  # it was open, or is held by this very thread, which goes on to open it
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
+        if self._in_child is not None:
+            self._in_child()
 
 
 _locks: WeakSet[ForkSafeLock] = WeakSet()

@@ -292,7 +292,8 @@ def test_a_temporary_database_goes_with_its_owner():
     with FrontDeskTools() as owner:
         tools = {tool.name: tool for tool in owner.tools()}
         tools["add_note"].invoke({"text": "gone soon"})
-        file = owner.database._connection.execute("PRAGMA database_list").fetchone()[2]
+        with owner.database._file.connected() as connection:
+            file = connection.execute("PRAGMA database_list").fetchone()[2]
         assert file.endswith(FILE_NAME)
     assert not Path(file).parent.exists()
 

@@ -99,3 +99,30 @@ def test_a_forked_child_starts_afresh(folder, program, rows):
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+FILES = """
+import os, sys
+from pathlib import Path
+from langchain_layerroute.bookshop.database import BookshopDatabase
+from langchain_layerroute.front_desk.database import DeskDatabase
+
+desk, shop = DeskDatabase(), BookshopDatabase()
+order, tables = desk.find_order("A-1042"), shop.list_tables()
+with desk._file.connected() as connection:
+    place = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+    pid = os.fork()
+    if not pid:
+        assert (desk.find_order("A-1042"), shop.list_tables()) == (order, tables)
+        sys.exit()  # in order, with all that runs at the end of a process
+assert os.waitpid(pid, 0)[1] == 0
+assert place.exists() and (desk.find_order("A-1042"), shop.list_tables()) == (order, tables)
+desk.close()
+assert not place.exists()
+"""
+
+
+def test_a_forked_child_opens_the_files_of_the_demos_anew():
+    """Even from within a tool, whose lock the child inherits; and the parent's temporary folder stays the parent's."""
+    done = subprocess.run([sys.executable, "-c", FILES], capture_output=True, text=True, timeout=240, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

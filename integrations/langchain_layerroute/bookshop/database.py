@@ -6,8 +6,6 @@ its whole result.
 
 import json
 import sqlite3
-import tempfile
-import threading
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from typing import Any
 from langchain_layerroute.bookshop.process import StatementProcess
 from langchain_layerroute.bookshop.worker import MAX_ROWS
 from langchain_layerroute.front_desk.replies import DeskError, Reply, tidy, to_json
+from langchain_layerroute.front_desk.storage import DemoFolder
+from layerroute.forking import ForkSafeLock
 
 FILE_NAME = "bookshop.sqlite"
 MAX_SECONDS = 2.0
@@ -38,11 +38,10 @@ class BookshopDatabase:
     """
 
     def __init__(self, folder: Path | None = None, max_seconds: float = MAX_SECONDS) -> None:
-        self._folder = folder
+        self._folder = DemoFolder(folder, "bookshop_")
         self._max_seconds = max_seconds
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._process: StatementProcess | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock(in_child=self._leave_to_parent)
 
     def close(self) -> None:
         """Close the file; a temporary one is deleted. A later use starts anew."""
@@ -50,9 +49,11 @@ class BookshopDatabase:
             if self._process is not None:
                 self._process.close()
                 self._process = None
-            if self._temporary is not None:
-                self._temporary.cleanup()
-                self._temporary = None
+            self._folder.remove()
+
+    def _leave_to_parent(self) -> None:
+        self._of_parent, self._process = self._process, None
+        self._folder.leave_to_parent()
 
     def list_tables(self) -> Reply:
         """Return the names of the tables."""
@@ -93,12 +94,9 @@ class BookshopDatabase:
 
     def _written(self) -> Path:
         """Path of the database, once it is there."""
-        if self._folder is None and self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="bookshop_")
-        folder = Path(self._temporary.name) if self._temporary is not None else Path(self._folder or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_if_new(folder / FILE_NAME)
-        return folder / FILE_NAME
+        path = self._folder.path() / FILE_NAME
+        _write_if_new(path)
+        return path
 
 
 def _write_if_new(path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import re
 import sqlite3
-import tempfile
-import threading
 from collections import Counter
 from datetime import date as Date
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, Literal
 
 from langchain_layerroute.front_desk.data import fold, load
 from langchain_layerroute.front_desk.replies import DeskError, Reply, tidy
+from langchain_layerroute.front_desk.storage import SqliteFile
 
 FILE_NAME = "front_desk.sqlite"
 MAX_FOUND = 5
@@ -37,20 +36,11 @@ class DeskDatabase:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._connection: sqlite3.Connection | None = None
-        self._lock = threading.Lock()
+        self._file = SqliteFile(FILE_NAME, folder, _open)
 
     def close(self) -> None:
         """Close the file; a temporary one is deleted. A later use starts anew."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-            if self._temporary is not None:
-                self._temporary.cleanup()
-                self._temporary = None
+        self._file.close()
 
     # Orders.
 
@@ -125,29 +115,21 @@ class DeskDatabase:
         return {"date": day, "events": events}
 
     def _rows(self, sql: str, *values: Any) -> list[Reply]:
-        with self._lock:
-            cursor = self._connected().execute(sql, values)
+        with self._file.connected() as connection:
+            cursor = connection.execute(sql, values)
             rows = cursor.fetchall()
             names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _insert(self, sql: str, *values: Any) -> int:
-        with self._lock:
-            return self._connected().execute(sql, values).lastrowid or 0
+        with self._file.connected() as connection:
+            return connection.execute(sql, values).lastrowid or 0
 
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = self._open()
-        return self._connection
 
-    def _open(self) -> sqlite3.Connection:
-        if self._folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="front_desk_")
-        folder = Path(self._temporary.name) if self._temporary is not None else Path(self._folder or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(folder / FILE_NAME, isolation_level=None, check_same_thread=False)
-        _fill_if_new(connection)
-        return connection
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    _fill_if_new(connection)
+    return connection
 
 
 def _fill_if_new(connection: sqlite3.Connection) -> None:
