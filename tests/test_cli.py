@@ -15,7 +15,18 @@ SURFACE = {
     "demo": {"--task", "--interactive", *MODEL_OPTIONS},
     "chat": {"--message", "--system", *MODEL_OPTIONS},
     "train": {
-        *("--recipe", "--data", "--steps", "--set", "--out", "--prepare", "--resume", "--no-evaluate", "--quiet"),
+        *(
+            "--recipe",
+            "--data",
+            "--steps",
+            "--processes",
+            "--set",
+            "--out",
+            "--prepare",
+            "--resume",
+            "--no-evaluate",
+            "--quiet",
+        ),
         *("--seeds", "--parallel"),
     },
     "evaluate": {
