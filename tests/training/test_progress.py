@@ -18,25 +18,28 @@ def clock(monkeypatch):
 
 
 def test_a_log_gets_a_line_now_and_then(clock):
-    console = Console(file=StringIO(), width=200)
+    console = Console(file=StringIO(), width=60)
     with show_progress(console) as report:
         for second in range(31):
             clock[0] = float(second)
             report("reading rows", 50 * second, None)
-        for second in range(31, 52):
+        clock[0] = 40.0
+        report("looking for text", 0, None)
+        for second in range(41, 62):
             clock[0] = float(second)
-            report("cutting conversations into steps", 100 * (second - 31), 8_000)
+            report("cutting conversations into steps", 100 * (second - 41), 8_000)
     assert console.file.getvalue().splitlines() == [
         "reading rows: 500, 50 a second",
         "reading rows: 1,000, 50 a second",
         "reading rows: 1,500, 50 a second",
+        "looking for text",
         "cutting conversations into steps: 900 of 8,000 (11%), 100 a second, 71 s left",
         "cutting conversations into steps: 1,900 of 8,000 (24%), 100 a second, 61 s left",
     ]
 
 
 def test_short_work_leaves_no_line(clock):
-    console = Console(file=StringIO(), width=200)
+    console = Console(file=StringIO(), width=60)
     with show_progress(console) as report:
         report("reading rows", 14, None)
         clock[0] = 9.0

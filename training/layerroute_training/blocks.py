@@ -62,10 +62,7 @@ class SystemBlocks:
         if not tools or not self._has_lines:
             return self._texts.encode([self._render(system, tools)])[0]
         frame = self._frame(system)
-        lines = [
-            self._lines.find(text, lambda tool=tool: self._line(tool))  # type: ignore[misc]
-            for text, tool in zip(texts, tools, strict=True)
-        ]
+        lines = [self._line(tool, text) for tool, text in zip(tools, texts, strict=True)]
         return np.concatenate(self._texts.encode([frame.before, *lines, frame.behind]))
 
     def _frame(self, system: str | None) -> _Frame:
@@ -77,10 +74,14 @@ class SystemBlocks:
 
         return self._frames.find(system, make)
 
-    def _line(self, tool: Tool) -> str:
-        """The line of a tool, with the line break."""
-        frame = self._frame(None)
-        return self._render(None, [tool]).removeprefix(frame.before).removesuffix(frame.behind)
+    def _line(self, tool: Tool, text: str) -> str:
+        """The line of a tool, whose JSON text is `text`, with the line break."""
+
+        def make() -> str:
+            frame = self._frame(None)
+            return self._render(None, [tool]).removeprefix(frame.before).removesuffix(frame.behind)
+
+        return self._lines.find(text, make)
 
     def _render(self, system: str | None, tools: Sequence[Tool]) -> str:
         first = {"role": "user", "content": ""} if system is None else {"role": "system", "content": system}

@@ -83,12 +83,15 @@ class _Log:
         if now - self._last < SECONDS:
             return
         self._last = now
-        self._console.print(f"{what}: {_so_far(done, total, now - self._began)}", highlight=False, markup=False)
+        so_far = _so_far(done, total, now - self._began)
+        self._console.print(what + so_far, highlight=False, markup=False, soft_wrap=True)
 
 
 def _so_far(done: int, total: int | None, seconds: float) -> str:
-    text = f"{done:,}" if total is None else f"{done:,} of {total:,} ({done / max(total, 1):.0%})"
-    if not done or seconds <= 0:
+    if not done:
+        return ""
+    text = f": {done:,}" if total is None else f": {done:,} of {total:,} ({done / total:.0%})"
+    if seconds <= 0:
         return text
     rate = done / seconds
     left = "" if total is None else f", {(total - done) / rate:,.0f} s left"
