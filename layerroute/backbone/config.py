@@ -16,7 +16,7 @@ from layerroute.flops import BackboneShape
 EMBEDDED = "embedded"
 """Name of the model that ships with the package."""
 
-_CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+_CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from itertools import product
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from layerroute.backbone.config import EMBEDDED, resolve_checkpoint
+from layerroute.backbone.config import EMBEDDED, read_config, resolve_checkpoint
+from layerroute.engine.tokenizer import load_tokenizer
 
 
 def tokenizer_for(vocab_size: int) -> PreTrainedTokenizerBase:
@@ -15,7 +16,8 @@ def tokenizer_for(vocab_size: int) -> PreTrainedTokenizerBase:
 
     A vocabulary smaller than the embedded model's gets a word for each id, and knows neither chat nor tool calls.
     """
-    base = AutoTokenizer.from_pretrained(resolve_checkpoint(EMBEDDED))
+    folder = resolve_checkpoint(EMBEDDED)
+    base = load_tokenizer(folder, read_config(folder).vocab_size)
     if vocab_size < len(base):
         words = {f"Ġ{token}": token for token in range(vocab_size)}
         return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words)))
