@@ -125,7 +125,6 @@ ENTRY = json.loads(LedgerEntry(run="a", task="t", time="2026-11-22T00:00:00Z", s
         json.dumps(ENTRY | {"task": "\ud83d"}).encode(),
         json.dumps(ENTRY | {"step": {**ENTRY["step"], "prompt_tokens": 10**30}}).encode(),
         json.dumps(ENTRY | {"colour": "\x1b[2J"}).encode(),
-        json.dumps(ENTRY)[:-1].encode() + b', "run": "b"}',
         b"[" * 100_000,
         b"x" * (2**24 + 5),
     ],
@@ -143,6 +142,17 @@ def test_a_damaged_line_costs_itself_alone(tmp_path, line):
     assert damaged.line == 2
     assert damaged.reason
     assert len(damaged.reason) < 300
+
+
+def test_a_line_that_names_two_runs_is_never_of_the_second(tmp_path):
+    """Which of them pydantic takes depends on its release: it is an entry of the first, or damaged."""
+    path = tmp_path / "ledger.jsonl"
+    append(path, make_step(), run="a", task="t")
+    with path.open("ab") as file:
+        file.write(json.dumps(ENTRY)[:-1].encode() + b', "run": "b"}\n')
+    runs, ledger = contents(path)
+    assert runs.keys() == {"a"}
+    assert len(runs["a"]) + ledger.num_damaged == 2
 
 
 def test_of_very_many_damaged_lines_the_first_are_named(tmp_path):
