@@ -59,7 +59,7 @@ def test_a_report_goes_into_bundle_and_card(report, folder, tmp_path):
     assert report_of(folder) == report
     after = load_bundle(folder / "bundle")
     assert after.metadata == before.metadata.model_copy(update={"evaluation": after.metadata.evaluation})
-    assert (folder / "README.md").read_text() == with_tables(CARD, report)
+    assert (folder / "README.md").read_text(encoding="utf-8") == with_tables(CARD, report)
 
 
 def test_a_bundle_without_a_report_is_named(folder):
