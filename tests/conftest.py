@@ -1,6 +1,7 @@
 """Fixtures for all tests, and the terminal that they and the processes they start believe to be on."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 for _name in ("LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM", "TERM"):
     os.environ.pop(_name, None)
 os.environ["COLUMNS"] = "80"
+for _signal in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:  # under nohup or behind "&": what they start would ignore it too
+        signal.signal(_signal, signal.default_int_handler)
 
 # Equal examples in every run, and no verdict on the time they take.
 settings.register_profile(
