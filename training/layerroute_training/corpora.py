@@ -36,6 +36,7 @@ _HUB_SETS: dict[str, tuple[NativeFormat, str | None]] = {
 _NATIVE_FORMATS: dict[str, NativeFormat] = {name: name for name in get_args(NativeFormat)}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
 _HELD_OUT = re.compile(r"(?:^|[-_.])(?:test|validation|valid|val|dev)(?:[-_.]|$)")
+_json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -261,10 +262,6 @@ def _decoded(record: Mapping[str, Any], known: dict[str, Tool]) -> Row:
     tools = [known[text] for text in record["tools"]]
     messages = [json.loads(text) for text in record["messages"]]
     return Row(record["id"], record["source"], record["split"], tools, messages)
-
-
-def _json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _datasets() -> Any:

@@ -1,9 +1,8 @@
 """Conversations cut into steps, by as many processes as one likes: the steps do not depend on their number."""
 
-import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 
@@ -70,7 +69,7 @@ def build_steps(
         ConfigError: the chat template is not Qwen2.5's.
         WorkerError: a process was ended from outside.
     """
-    lenders = _tool_lists(rows.values()) if unused_tools > 0 else []
+    lenders = [row.tools for conversations in rows.values() for row in conversations if row.tools]
     shown = (
         _Shown(group, row, row.tools or _borrowed(row, lenders, unused_tools, seed))
         for group, conversations in rows.items()
@@ -219,16 +218,11 @@ def _several(shown: Iterator[_Shown], count: int) -> Iterator[list[_Shown]]:
         yield several
 
 
-def _tool_lists(groups: Iterable[Iterable[Row]]) -> list[str]:
-    """The tool list of every row that has one, as text; equal ones share it."""
-    known: dict[str, str] = {}
-    texts = (tools_text(row.tools) for rows in groups for row in rows if row.tools)
-    return [known.setdefault(text, text) for text in texts]
-
-
-def _borrowed(row: Row, lenders: Sequence[str], share: float, seed: int) -> Sequence[Tool]:
-    pick = random.Random(f"{seed} {row.id}")
-    if not lenders or pick.random() >= share or any(message.get("tool_calls") for message in row.messages):
+def _borrowed(row: Row, lenders: Sequence[Sequence[Tool]], share: float, seed: int) -> Sequence[Tool]:
+    if not lenders or share <= 0 or any(message.get("tool_calls") for message in row.messages):
         return ()
-    tools: list[Tool] = json.loads(lenders[pick.randrange(len(lenders))])
+    pick = random.Random(f"{seed} {row.id}")
+    if pick.random() >= share:
+        return ()
+    tools = lenders[pick.randrange(len(lenders))]
     return pick.sample(tools, min(len(tools), pick.randint(1, 4)))
